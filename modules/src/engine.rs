@@ -1,0 +1,273 @@
+//! The WebAssembly engine: loading programs, compiled code on disk, the pool of instances.
+//!
+//! Compiled code is local state: it is written by this engine alone, into a directory named by the engine's exact
+//! configuration and version, with a checksum; it is never taken from a peer. Deleting it costs a compilation.
+
+use std::collections::HashMap;
+use std::hash::Hash as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use gridfs_store::Cid;
+use wasmtime::{
+    Config, InstanceAllocationStrategy, InstancePre, Linker, Module, OptLevel, PoolingAllocationConfig, WasmFeatures,
+};
+
+use crate::guest::Guest;
+use crate::manifest::{self, Manifest, ManifestError};
+use crate::wasi;
+
+/// Largest module accepted, in bytes.
+pub const MAX_WASM_BYTES: u64 = 64 << 20;
+/// Largest linear memory the pool can hold; limits above it are cut to it.
+const POOL_MEMORY_BYTES: usize = 1 << 30;
+/// Instances that can exist at a time. Callers admit fewer.
+const POOL_INSTANCES: u32 = 512;
+/// Programs kept loaded.
+const MAX_LOADED: usize = 256;
+const CHECKSUM_BYTES: usize = 32;
+
+/// Why the engine could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// wasmtime refused the configuration or could not reserve its pool.
+    #[error("can't start the WebAssembly engine: {0}")]
+    Start(String),
+    /// The directory of compiled code can't be made.
+    #[error("can't create {path}: {source}")]
+    CodeDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// Why bytes are not a module.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// Not WebAssembly, or invalid.
+    #[error("not a valid WebAssembly module: {0}")]
+    Invalid(String),
+    /// More than [`MAX_WASM_BYTES`].
+    #[error("a module of {0} bytes is larger than the {MAX_WASM_BYTES} accepted")]
+    TooLarge(u64),
+    /// It imports something that ABI grid-1 does not offer.
+    #[error("it imports {module}.{name}, which the ABI grid-1 does not offer")]
+    Import {
+        /// Import namespace.
+        module: String,
+        /// Import name.
+        name: String,
+    },
+    /// It is no WASI command.
+    #[error("it does not export {0:?}: build it as a WASI command, not as a library")]
+    Export(&'static str),
+    /// Its manifest is wrong.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+}
+
+/// A loaded program, ready to be instantiated.
+pub struct Program {
+    manifest: Manifest,
+    pre: InstancePre<Guest>,
+}
+
+impl Program {
+    /// The manifest, or that of a module without one.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    pub(crate) fn engine(&self) -> &wasmtime::Engine {
+        self.pre.module().engine()
+    }
+
+    pub(crate) async fn instantiate(&self, store: &mut wasmtime::Store<Guest>) -> wasmtime::Result<wasmtime::Instance> {
+        self.pre.instantiate_async(store).await
+    }
+}
+
+type Slot = Arc<OnceLock<Arc<Program>>>;
+
+/// The engine; one for the whole node.
+pub struct Engine {
+    engine: wasmtime::Engine,
+    linker: Linker<Guest>,
+    code: PathBuf,
+    loaded: Mutex<HashMap<Cid, (u64, Slot)>>,
+}
+
+impl Engine {
+    /// An engine whose compiled code is kept below `code_dir`.
+    pub fn new(code_dir: &Path) -> Result<Engine, EngineError> {
+        let start = |e: wasmtime::Error| EngineError::Start(format!("{e:#}"));
+        let engine = wasmtime::Engine::new(&configuration()).map_err(start)?;
+        let mut linker = Linker::new(&engine);
+        wasi::add_to_linker(&mut linker).map_err(start)?;
+        let code = code_dir.join(compatibility(&engine));
+        std::fs::create_dir_all(&code).map_err(|source| EngineError::CodeDirectory { path: code.clone(), source })?;
+        Ok(Engine { engine, linker, code, loaded: Mutex::default() })
+    }
+
+    /// The program of these bytes, which `cid` names. Compiling may take seconds; a program once compiled is
+    /// taken from memory or disk.
+    pub fn load(
+        &self,
+        cid: &Cid,
+        wasm: impl FnOnce() -> Result<Vec<u8>, gridfs_store::Error>,
+    ) -> Result<Arc<Program>, LoadFailure> {
+        let slot = self.slot(cid);
+        if let Some(program) = slot.get() {
+            return Ok(program.clone());
+        }
+        let wasm = wasm()?;
+        let program = Arc::new(self.prepare(cid, &wasm)?);
+        Ok(slot.get_or_init(|| program).clone())
+    }
+
+    fn slot(&self, cid: &Cid) -> Slot {
+        let mut loaded = self.loaded.lock().expect("no panic while it is held");
+        let now = loaded.values().map(|(used, _)| used + 1).max().unwrap_or(0);
+        if !loaded.contains_key(cid) && loaded.len() >= MAX_LOADED {
+            let oldest = loaded.iter().min_by_key(|(_, (used, _))| *used).map(|(cid, _)| *cid);
+            oldest.and_then(|cid| loaded.remove(&cid));
+        }
+        let entry = loaded.entry(*cid).or_default();
+        entry.0 = now;
+        entry.1.clone()
+    }
+
+    fn prepare(&self, cid: &Cid, wasm: &[u8]) -> Result<Program, LoadError> {
+        let manifest = inspect(wasm)?;
+        let module = match self.read_code(cid) {
+            Some(module) => module,
+            None => self.compile(cid, wasm)?,
+        };
+        check(&module)?;
+        let pre = self.linker.instantiate_pre(&module).map_err(invalid)?;
+        Ok(Program { manifest, pre })
+    }
+
+    fn compile(&self, cid: &Cid, wasm: &[u8]) -> Result<Module, LoadError> {
+        let module = Module::from_binary(&self.engine, wasm).map_err(invalid)?;
+        // Without a copy on disk the next start compiles again; that is all.
+        if let Err(error) = self.write_code(cid, &module) {
+            tracing::warn!(%cid, %error, "compiled code was not kept");
+        }
+        Ok(module)
+    }
+
+    fn read_code(&self, cid: &Cid) -> Option<Module> {
+        let path = self.code_path(cid);
+        let file = std::fs::read(&path).ok()?; // absent or unreadable: compile
+        let (checksum, code) = file.split_at_checked(CHECKSUM_BYTES)?;
+        if blake3::hash(code).as_bytes() != checksum {
+            tracing::warn!(path = %path.display(), "compiled code is damaged; compiling again");
+            return None;
+        }
+        // SAFETY: the bytes come from `Module::serialize` of an engine of this very configuration: the directory is
+        // the owner's alone and named by the configuration, and the checksum rules out damage.
+        match unsafe { Module::deserialize(&self.engine, code) } {
+            Ok(module) => Some(module),
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "compiled code can't be loaded; compiling again");
+                None
+            }
+        }
+    }
+
+    fn write_code(&self, cid: &Cid, module: &Module) -> wasmtime::Result<()> {
+        let code = module.serialize()?;
+        let path = self.code_path(cid);
+        let unfinished = path.with_extension(format!("{}.tmp", std::process::id()));
+        let mut file = blake3::hash(&code).as_bytes().to_vec();
+        file.extend_from_slice(&code);
+        std::fs::write(&unfinished, file)?;
+        std::fs::rename(&unfinished, &path)?;
+        Ok(())
+    }
+
+    fn code_path(&self, cid: &Cid) -> PathBuf {
+        self.code.join(cid.to_string())
+    }
+}
+
+/// Why a module is not loaded: its own fault, or the store's.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadFailure {
+    /// The bytes are no module.
+    #[error(transparent)]
+    Module(#[from] LoadError),
+    /// The bytes could not be read.
+    #[error(transparent)]
+    Store(#[from] gridfs_store::Error),
+}
+
+/// The manifest of a WASM file, after a first look that needs no compiler.
+pub fn inspect(wasm: &[u8]) -> Result<Manifest, LoadError> {
+    if wasm.len() as u64 > MAX_WASM_BYTES {
+        return Err(LoadError::TooLarge(wasm.len() as u64));
+    }
+    Ok(manifest::extract(wasm)?.unwrap_or_else(Manifest::untyped))
+}
+
+fn check(module: &Module) -> Result<(), LoadError> {
+    for import in module.imports() {
+        if !wasi::offers(import.module(), import.name()) {
+            return Err(LoadError::Import { module: import.module().into(), name: import.name().into() });
+        }
+    }
+    for name in ["_start", "memory"] {
+        module.get_export(name).ok_or(LoadError::Export(name))?;
+    }
+    Ok(())
+}
+
+fn invalid(error: wasmtime::Error) -> LoadError {
+    LoadError::Invalid(format!("{error:#}"))
+}
+
+fn configuration() -> Config {
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_core_instances(POOL_INSTANCES)
+        .total_memories(POOL_INSTANCES)
+        .total_tables(POOL_INSTANCES)
+        .total_stacks(POOL_INSTANCES)
+        .max_memory_size(POOL_MEMORY_BYTES)
+        .table_elements(100_000);
+    let mut config = Config::new();
+    config
+        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
+        .consume_fuel(true)
+        .cranelift_opt_level(OptLevel::Speed)
+        .cranelift_nan_canonicalization(true)
+        .relaxed_simd_deterministic(true)
+        .max_wasm_stack(512 << 10)
+        .async_stack_size(2 << 20)
+        .memory_reservation(4 << 30)
+        .wasm_features(WasmFeatures::MEMORY64 | WasmFeatures::MULTI_MEMORY, false);
+    config
+}
+
+/// Names the engine's exact version, target and configuration.
+fn compatibility(engine: &wasmtime::Engine) -> String {
+    let mut hasher = Fingerprint(blake3::Hasher::new());
+    engine.precompile_compatibility_hash().hash(&mut hasher);
+    hasher.0.finalize().to_hex()[..16].to_string()
+}
+
+/// Feeds `std::hash::Hash` into BLAKE3, the same in every process.
+struct Fingerprint(blake3::Hasher);
+
+impl std::hash::Hasher for Fingerprint {
+    fn finish(&self) -> u64 {
+        let hash = self.0.finalize();
+        u64::from_le_bytes(hash.as_bytes()[..8].try_into().expect("8 of 32 bytes"))
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+}

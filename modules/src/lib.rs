@@ -1,0 +1,22 @@
+//! Run WASI preview1 programs as sandboxed, deterministic calls (ABI grid-1, see `modules/ABI.md`).
+//!
+//! A program sees its arguments, `/in`, `/out`, `/grid` and standard streams, nothing of the machine: same program,
+//! same arguments, same bytes. What it asks of the grid goes up through the [`Grid`] trait. Whether a result is worth
+//! remembering, under which key and for whom, is decided above this crate.
+
+mod engine;
+mod guest;
+mod limits;
+pub mod manifest;
+mod memory;
+mod out;
+mod run;
+mod walk;
+mod wasi;
+
+pub use engine::{Engine, EngineError, LoadError, LoadFailure, MAX_WASM_BYTES, Program, inspect};
+pub use guest::{Argument, Grid, NestedError, Reached};
+pub use limits::Limits;
+pub use manifest::Manifest;
+pub use run::{Invocation, MAX_STDERR_BYTES, Outcome, RunError, run};
+pub use walk::{WalkError, walk};

@@ -1,0 +1,5 @@
+//! `gridfs`: the node and its mount.
+
+fn main() -> std::process::ExitCode {
+    gridfs::cli::gridfs()
+}

@@ -1,0 +1,145 @@
+//! The command line of the two binaries, `gridfs` and `grid`.
+//!
+//! Results go to standard output, everything else to standard error. Exit status: 0 success, 1 general, 2 usage,
+//! 10 unknown name, 11 module failed, 12 limit, 13 unavailable, 14 verification failed, 15 no daemon, 130 interrupted.
+
+mod call;
+mod demo;
+mod mount;
+mod name;
+mod object;
+mod output;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::client;
+use crate::error::{Code, Error, Result};
+use crate::home::Home;
+use crate::service::{Answer, Input, Request};
+use output::Output;
+
+/// A content-addressed cache, mounted: reading a path is a call.
+#[derive(Parser)]
+#[command(
+    name = "gridfs",
+    version,
+    max_term_width = 100,
+    after_help = "\
+Examples:
+  gridfs mount ~/grid              mount the grid and return when it answers
+  gridfs put --name war.txt FILE   store a file under a name
+  cat ~/grid/local/wc/war.txt      count its words: the path is the call
+  gridfs umount ~/grid
+
+The node lives in ~/.grid; GRID_HOME names another place.
+`grid NAME ARGS...` makes a call by hand."
+)]
+struct Gridfs {
+    /// Print data as JSON
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Create the node's home; other commands do so by themselves
+    Init,
+    /// Mount the grid; returns when the mount answers
+    Mount(mount::Mount),
+    /// Unmount the grid and end its daemon
+    #[command(alias = "unmount")]
+    Umount(mount::Umount),
+    /// Store files and directories
+    Put(object::Put),
+    /// Read an object, a name or a path: to standard output, or to a new file or directory
+    Get(object::Get),
+    /// Show and change names
+    #[command(subcommand)]
+    Name(name::Name),
+    /// Add, list and show modules
+    #[command(subcommand)]
+    Module(call::Module),
+    /// Counts and sizes
+    Stats,
+    /// Mount a grid in a temporary place, store sample data, read results as files, clean up
+    Demo,
+}
+
+/// The binary `gridfs`.
+pub fn gridfs() -> ExitCode {
+    let cli = Gridfs::parse();
+    finish(run(cli))
+}
+
+/// The binary `grid`.
+pub fn grid() -> ExitCode {
+    finish(call::Grid::parse().run())
+}
+
+fn run(cli: Gridfs) -> Result<()> {
+    let session = Session { home: Home::from_environment()?, json: cli.json };
+    match cli.verb {
+        Verb::Init => object::init(&session),
+        Verb::Mount(verb) => verb.run(&session),
+        Verb::Umount(verb) => verb.run(&session),
+        Verb::Put(verb) => verb.run(&session),
+        Verb::Get(verb) => verb.run(&session),
+        Verb::Name(verb) => verb.run(&session),
+        Verb::Module(verb) => verb.run(&session),
+        Verb::Stats => object::stats(&session),
+        Verb::Demo => demo::run(),
+    }
+}
+
+/// What every verb needs.
+pub(crate) struct Session {
+    /// The node's home.
+    pub(crate) home: PathBuf,
+    /// Print data as JSON.
+    pub(crate) json: bool,
+}
+
+impl Session {
+    /// Carries out a request with standard output as its sink.
+    pub(crate) fn request(&self, request: Request) -> Result<Answer> {
+        self.request_with(request, Box::new(std::io::stdin()))
+    }
+
+    /// The same with another input than standard input.
+    pub(crate) fn request_with(&self, request: Request, input: Input) -> Result<Answer> {
+        let mut output = Output::new();
+        let runtime = runtime()?;
+        let answer = runtime.block_on(client::request(&self.home, request, input, &mut output));
+        // A blocked read of standard input must not keep the command from ending.
+        runtime.shutdown_background();
+        output.finish()?;
+        answer
+    }
+
+    /// Asks the daemon, which must be there.
+    pub(crate) fn daemon(&self, request: Request) -> Result<Answer> {
+        runtime()?.block_on(client::daemon(&self.home, request))
+    }
+}
+
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime> {
+    let built = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    built.map_err(|e| Error::caused(Code::General, "can't start threads", e))
+}
+
+fn finish(result: Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            if error.code != Code::Interrupted {
+                eprintln!("error: {error}");
+            }
+            ExitCode::from(error.code.exit_status())
+        }
+    }
+}

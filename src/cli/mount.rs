@@ -1,0 +1,185 @@
+//! `gridfs mount` and `umount`: the daemon's life.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use gridfs_fuse::MountOptions;
+
+use super::output::Output;
+use super::{Session, runtime};
+use crate::client::Listener as _;
+use crate::daemon::Daemon;
+use crate::error::{Code, Error, Result};
+use crate::home;
+use crate::node::Node;
+use crate::service::{Answer, Request};
+
+/// How long a daemon that was told to stop may take.
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+/// What a daemon in the background says when its mount answers.
+const READY: &str = "ready";
+
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  gridfs mount                     mount at ~/.grid/mnt
+  gridfs mount ~/grid
+  gridfs mount --foreground ~/grid run until Ctrl-C or `gridfs umount`
+  gridfs mount -o allow_other /srv/grid")]
+pub(crate) struct Mount {
+    /// Stay in the foreground and log to standard error
+    #[arg(long, short)]
+    foreground: bool,
+    /// Mount options, separated by commas: allow_other
+    #[arg(short, value_delimiter = ',', value_name = "OPTS")]
+    options: Vec<String>,
+    /// Says on standard output when the mount answers; for the parent of a background daemon
+    #[arg(long, hide = true, requires = "foreground")]
+    announce: bool,
+    /// Where to mount [default: mnt in the node's home]
+    directory: Option<PathBuf>,
+}
+
+impl Mount {
+    pub(crate) fn run(self, session: &Session) -> Result<()> {
+        let directory = directory(session, self.directory.as_deref())?;
+        let options = mount_options(&self.options)?;
+        if !self.foreground {
+            return in_background(session, &directory, &self.options);
+        }
+        if self.announce {
+            // Out of the terminal's session: its Ctrl-C and hang-up are not meant for a daemon.
+            rustix::process::setsid().map_err(|e| Error::caused(Code::General, "can't leave the session", e))?;
+        }
+        tracing_subscriber::fmt().with_writer(io::stderr).with_target(false).init();
+        let result = self.serve(session, &directory, options);
+        if let (true, Err(error)) = (self.announce, &result) {
+            let line = error.to_string().replace('\n', " ");
+            let _ = writeln!(io::stdout(), "{} {line}", error.code.exit_status()); // a parent that went away
+        }
+        result
+    }
+
+    fn serve(&self, session: &Session, directory: &Path, options: MountOptions) -> Result<()> {
+        let mut output = Output::new();
+        let node = Node::open(&session.home, &mut |progress| output.rebuild(progress))?;
+        runtime()?.block_on(async {
+            let daemon = Daemon::start(Arc::new(node), directory, options)?;
+            tracing::info!(mount = %daemon.directory().display(), "the grid is mounted");
+            if self.announce {
+                let mut out = io::stdout();
+                let _ = writeln!(out, "{READY}").and_then(|()| out.flush()); // a parent that went away
+            }
+            daemon.run().await
+        })
+    }
+}
+
+fn directory(session: &Session, given: Option<&Path>) -> Result<PathBuf> {
+    match given {
+        Some(directory) => super::object::absolute(directory),
+        None => {
+            let directory = home::default_mount(&session.home);
+            // A dead mount answers "not connected"; mounting heals it.
+            if std::fs::symlink_metadata(&directory).is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
+                home::create_private(&directory)?;
+            }
+            Ok(directory)
+        }
+    }
+}
+
+fn mount_options(given: &[String]) -> Result<MountOptions> {
+    let mut options = MountOptions::default();
+    for option in given {
+        match option.as_str() {
+            "allow_other" => options.allow_other = true,
+            // What mount(8) adds by itself.
+            "ro" | "" => {}
+            other => {
+                return Err(Error::new(Code::Usage, format!("unknown mount option {other:?}; known: allow_other, ro")));
+            }
+        }
+    }
+    Ok(options)
+}
+
+/// Starts the daemon and waits until its mount answers.
+fn in_background(session: &Session, directory: &Path, options: &[String]) -> Result<()> {
+    if let Ok(Answer::Pong { mount: Some(mount) }) = session.daemon(Request::Ping) {
+        let why = format!("the grid of {} is already mounted at {}", session.home.display(), mount.display());
+        return Err(Error::new(Code::Busy, format!("{why}; unmount it with: gridfs umount")));
+    }
+    home::create_private(&session.home.join("run"))?;
+    let log_path = home::daemon_log(&session.home);
+    let log = append(&log_path)?;
+    let failed = |e: io::Error| Error::caused(Code::General, "can't start the daemon", e);
+    let mut command = Command::new(std::env::current_exe().map_err(failed)?);
+    command.args(["mount", "--foreground", "--announce"]).arg(directory).env("GRID_HOME", &session.home);
+    if !options.is_empty() {
+        command.arg("-o").arg(options.join(","));
+    }
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).current_dir("/").spawn();
+    wait_until_ready(child.map_err(failed)?, &log_path)
+}
+
+fn append(path: &Path) -> Result<File> {
+    let opened = OpenOptions::new().create(true).append(true).open(path);
+    opened.map_err(|e| Error::caused(Code::General, format!("can't write {}", path.display()), e))
+}
+
+fn wait_until_ready(mut child: Child, log: &Path) -> Result<()> {
+    let stdout = child.stdout.take().expect("it is piped");
+    let mut line = String::new();
+    let read = BufReader::new(stdout).read_line(&mut line);
+    if read.is_ok() && line.trim() == READY {
+        return Ok(());
+    }
+    let (code, why) = line.trim().split_once(' ').unwrap_or(("1", "it ended without a word"));
+    let code = if code == Code::Usage.exit_status().to_string() { Code::Usage } else { Code::General };
+    Err(Error::new(code, format!("{why}\nthe daemon's log is {}", log.display())))
+}
+
+#[derive(Args)]
+pub(crate) struct Umount {
+    /// Where it is mounted [default: wherever the node's daemon has it mounted]
+    directory: Option<PathBuf>,
+}
+
+impl Umount {
+    pub(crate) fn run(self, session: &Session) -> Result<()> {
+        let given = self.directory.as_deref().map(super::object::absolute).transpose()?;
+        match session.daemon(Request::Ping) {
+            Ok(Answer::Pong { mount: Some(mount) }) if given.as_ref().is_none_or(|given| same(given, &mount)) => {
+                session.daemon(Request::Stop)?;
+                wait_until_gone(&home::socket(&session.home))
+            }
+            _ => {
+                let directory = given.unwrap_or_else(|| home::default_mount(&session.home));
+                let unmounted = gridfs_fuse::unmount(&directory);
+                unmounted.map_err(|e| Error::caused(Code::NoDaemon, "no daemon to stop", e))
+            }
+        }
+    }
+}
+
+fn same(given: &Path, mount: &Path) -> bool {
+    given == mount || given.canonicalize().is_ok_and(|given| given == mount)
+}
+
+fn wait_until_gone(socket: &Path) -> Result<()> {
+    let deadline = Instant::now() + STOP_TIMEOUT;
+    while socket.exists() {
+        if Instant::now() > deadline {
+            let why = format!("the daemon is still stopping after {} s; see its log", STOP_TIMEOUT.as_secs());
+            return Err(Error::new(Code::Busy, why));
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}

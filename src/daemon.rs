@@ -1,0 +1,204 @@
+//! The daemon: a node that is mounted and answers on a socket until it is told to stop.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use gridfs_fuse::{Mount, MountOptions, mount};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::unix::OwnedReadHalf;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Semaphore, mpsc, watch};
+
+use crate::error::{Code, Error, Result};
+use crate::grid::Grid;
+use crate::home;
+use crate::node::Node;
+use crate::service::wire::{self, Input};
+use crate::service::{Answer, Event, Request, Service};
+
+/// Commands served at a time.
+const MAX_CONNECTIONS: usize = 256;
+/// Events under way to one command.
+const EVENTS_QUEUED: usize = 16;
+/// How long commands may take to end after the daemon was told to.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// A mounted node that answers on its socket.
+pub struct Daemon {
+    node: Arc<Node>,
+    mount: Mount,
+    listener: UnixListener,
+    socket: PathBuf,
+}
+
+impl Daemon {
+    /// Mounts `node` at `directory` and opens the socket. When it returns, the mount answers.
+    pub fn start(node: Arc<Node>, directory: &Path, options: MountOptions) -> Result<Daemon> {
+        let socket = home::socket(node.home.directory());
+        let listener = listen(&socket)?;
+        let grid = Grid::new(node.kernel.clone(), node.home.directory().to_owned());
+        let runtime = tokio::runtime::Handle::current();
+        let mount = mount(grid, directory, options, runtime)
+            .map_err(|e| Error::caused(Code::General, format!("can't mount at {}", directory.display()), e))?;
+        Ok(Daemon { node, mount, listener, socket })
+    }
+
+    /// Where it is mounted.
+    pub fn directory(&self) -> &Path {
+        self.mount.dir()
+    }
+
+    /// Serves until `gridfs umount`, an unmount by somebody else, SIGTERM or SIGINT; then unmounts and cleans up.
+    pub async fn run(mut self) -> Result<()> {
+        let (stop, mut stopped) = watch::channel(false);
+        let stop = Arc::new(stop);
+        let service = Service::new(self.node.clone(), Some(self.mount.dir().to_owned()));
+        let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let mut terminate = signal_of(SignalKind::terminate())?;
+        let mut interrupt = signal_of(SignalKind::interrupt())?;
+        loop {
+            tokio::select! {
+                accepted = self.listener.accept() => match accepted {
+                    Ok((stream, _)) => {
+                        let connection = Connection { service: service.clone(), stop: stop.clone() };
+                        let connections = connections.clone();
+                        tokio::spawn(async move {
+                            let Ok(_permit) = connections.acquire().await else { return };
+                            if let Err(error) = connection.serve(stream).await {
+                                tracing::debug!(%error, "a connection ended");
+                            }
+                        });
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "can't accept a connection");
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
+                },
+                _ = stopped.changed() => break,
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                ended = self.mount.wait() => {
+                    ended.map_err(|e| Error::caused(Code::General, "the mount broke", e))?;
+                    break;
+                }
+            }
+        }
+        tracing::info!("stopping");
+        let Daemon { node, mount, listener, socket } = self;
+        let unmounted = tokio::task::spawn_blocking(move || mount.unmount()).await;
+        // The socket disappears last: whoever waits for that finds the mount gone and the store free.
+        drop(listener);
+        node.kernel.store.sync()?;
+        let _ = tokio::time::timeout(GRACE, connections.acquire_many(MAX_CONNECTIONS as u32 - 1)).await; // then leave
+        drop(node);
+        remove_socket(&socket);
+        match unmounted {
+            Ok(unmounted) => unmounted.map_err(|e| Error::caused(Code::General, "can't unmount", e)),
+            Err(_) => Err(Error::new(Code::General, "unmounting failed; see the log")),
+        }
+    }
+}
+
+fn signal_of(kind: SignalKind) -> Result<tokio::signal::unix::Signal> {
+    signal(kind).map_err(|e| Error::caused(Code::General, "can't watch for signals", e))
+}
+
+/// The node's store is locked, so a socket file that is already there belongs to a daemon that died.
+fn listen(socket: &Path) -> Result<UnixListener> {
+    let failed = |e: io::Error| Error::caused(Code::General, format!("can't listen on {}", socket.display()), e);
+    remove_socket(socket);
+    let listener = UnixListener::bind(socket).map_err(failed)?;
+    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    Ok(listener)
+}
+
+fn remove_socket(socket: &Path) {
+    match std::fs::remove_file(socket) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(socket = %socket.display(), %error, "can't remove the socket");
+        }
+        _ => {}
+    }
+}
+
+struct Connection {
+    service: Service,
+    stop: Arc<watch::Sender<bool>>,
+}
+
+impl Connection {
+    async fn serve(self, stream: UnixStream) -> Result<()> {
+        let peer = stream.peer_cred().map_err(|e| Error::caused(Code::General, "can't tell who connects", e))?;
+        if peer.uid() != rustix::process::geteuid().as_raw() {
+            return Err(Error::new(Code::NotAccepted, format!("refused a connection by user {}", peer.uid())));
+        }
+        let (mut read, mut write) = stream.into_split();
+        let Some(request) = wire::receive::<Request>(&mut read).await? else { return Ok(()) };
+        if matches!(request, Request::Stop) {
+            self.stop.send_replace(true);
+            wire::send(&mut write, &Event::Done(Answer::Done)).await?;
+            return Ok(());
+        }
+        let (input, pump) = pump(read);
+        let (events, mut heard) = mpsc::channel(EVENTS_QUEUED);
+        let handling = self.service.handle(request, input, events);
+        let answering = async {
+            while let Some(event) = heard.recv().await {
+                wire::send(&mut write, &event).await?;
+            }
+            write.shutdown().await.map_err(|e| Error::caused(Code::General, "the connection broke", e))
+        };
+        // The pump ends when the command goes away: then everything here is dropped, and the request with it.
+        tokio::select! {
+            (_, answered) = async { tokio::join!(handling, answering) } => answered,
+            () = pump => Ok(()),
+        }
+    }
+}
+
+/// What the command streams, as a reader; and the future that moves it, which ends when the command goes away.
+fn pump(mut from: OwnedReadHalf) -> (crate::service::Input, impl Future<Output = ()>) {
+    let (pieces, received) = std::sync::mpsc::sync_channel::<Vec<u8>>(4);
+    let moving = async move {
+        let mut pieces = Some(pieces);
+        loop {
+            match wire::receive::<Input>(&mut from).await {
+                Ok(Some(Input(piece))) if piece.is_empty() => drop(pieces.take()),
+                Ok(Some(Input(piece))) => {
+                    let Some(to) = pieces.clone() else { return };
+                    // The reader may be slow: wait for it where waiting is allowed.
+                    let sent = tokio::task::spawn_blocking(move || to.send(piece)).await;
+                    if !matches!(sent, Ok(Ok(()))) {
+                        pieces = None;
+                    }
+                }
+                Ok(None) | Err(_) => return,
+            }
+        }
+    };
+    (Box::new(Pieces { received, piece: Vec::new(), used: 0 }), moving)
+}
+
+struct Pieces {
+    received: std::sync::mpsc::Receiver<Vec<u8>>,
+    piece: Vec<u8>,
+    used: usize,
+}
+
+impl io::Read for Pieces {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.used == self.piece.len() {
+            // A sender that is gone is the end of the stream.
+            let Ok(piece) = self.received.recv() else { return Ok(0) };
+            (self.piece, self.used) = (piece, 0);
+        }
+        let read = buffer.len().min(self.piece.len() - self.used);
+        buffer[..read].copy_from_slice(&self.piece[self.used..self.used + read]);
+        self.used += read;
+        Ok(read)
+    }
+}

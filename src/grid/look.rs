@@ -1,0 +1,256 @@
+//! Looking: from a directory and a name to a node, and the names that are known in a directory.
+
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt as _;
+use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
+
+use gridfs_fuse::Entry;
+use gridfs_modules::manifest::ArgKind;
+use gridfs_store::Cid;
+use gridfs_store::{Target, Tree};
+
+use super::node::{CallNode, What};
+use super::{Grid, Node};
+use crate::describe::{Description, Runner};
+use crate::error::{Code, Error, Result};
+use crate::parms::Parms;
+use crate::path;
+use crate::receipt::cid_of;
+use crate::resolve::{Reach, Resolver, now, stored_arguments};
+
+/// The directory of status files.
+const STATUS: &str = ".grid";
+/// Most remembered calls that one directory lists.
+const MAX_LISTED: usize = 100_000;
+
+type Listing = Vec<(OsString, Entry<Node>)>;
+
+impl Grid {
+    /// The node called `name` in a directory that is not a stored tree.
+    pub(super) fn look(&self, parent: &Node, name: &str) -> Result<Node> {
+        match parent.what() {
+            What::Root if name == STATUS => Ok(parent.child(name.as_bytes(), What::Status)),
+            What::Root => self.look_name(parent, name, |cid| {
+                self.kernel.promise(&cid)?;
+                Ok(What::Promise(cid))
+            }),
+            What::Status if name == "log" => Ok(parent.child(name.as_bytes(), What::Log)),
+            What::Promise(promise) => self.look_name(parent, name, |cid| {
+                Ok(What::Arguments { promise: *promise, module: self.kernel.modules.get(&cid)?, texts: Vec::new() })
+            }),
+            What::Arguments { promise, module, texts } => match self.look_argument(*promise, module, texts, name) {
+                Ok(what) => Ok(parent.child(name.as_bytes(), what)),
+                // What is malformed is shown as a file that can't be opened and says why.
+                Err(error) if error.code == Code::Usage => Ok(parent.child(name.as_bytes(), What::Refused(error))),
+                Err(error) => Err(error),
+            },
+            _ => Err(Error::new(Code::UnknownName, format!("there is no {name:?} here"))),
+        }
+    }
+
+    /// A promise or module by CID, or a link by name.
+    fn look_name(&self, parent: &Node, name: &str, by_cid: impl FnOnce(Cid) -> Result<What>) -> Result<Node> {
+        let text = path::decode(name).map_err(|e| Error::caused(Code::Usage, e.to_string(), e))?;
+        let cid = match text.parse::<Cid>() {
+            Ok(cid) if name == text => return Ok(parent.child(name.as_bytes(), by_cid(cid)?)),
+            Ok(cid) => cid,
+            Err(_) => {
+                let target = self.kernel.names.get(&text);
+                target
+                    .as_ref()
+                    .and_then(cid_of)
+                    .ok_or_else(|| Error::new(Code::UnknownName, format!("there is no name {text:?}")))?
+            }
+        };
+        Ok(parent.child(name.as_bytes(), What::Link(cid.to_string())))
+    }
+
+    fn look_argument(&self, promise: Cid, module: &Arc<Description>, texts: &[String], name: &str) -> Result<What> {
+        if let Some(list) = name.strip_prefix('@').filter(|_| texts.is_empty()) {
+            let texts = stored_arguments(&self.kernel, list)?;
+            return self.look_call(promise, module, texts, 0, name);
+        }
+        let usage = |e: path::PathError| Error::caused(Code::Usage, e.to_string(), e);
+        if texts.len() + 1 < module.levels() {
+            let text = path::decode(name).map_err(usage)?;
+            return self.look_part(promise, module, texts, text, name);
+        }
+        let mut all = texts.to_vec();
+        all.extend(path::decode_component(name).map_err(usage)?);
+        self.look_call(promise, module, all, texts.len(), name)
+    }
+
+    /// An argument that is a directory level of its own.
+    fn look_part(
+        &self,
+        promise: Cid,
+        module: &Arc<Description>,
+        texts: &[String],
+        text: String,
+        name: &str,
+    ) -> Result<What> {
+        let kind = module.argument(texts.len()).map_or(ArgKind::Text, |argument| argument.kind);
+        let is_object = matches!(kind, ArgKind::Blob | ArgKind::Tree);
+        let canonical = if !is_object {
+            Some(text.clone())
+        } else if text.starts_with('/') {
+            let target = now(self.resolver().path(&text))?;
+            target.as_ref().and_then(cid_of).map(|cid| cid.to_string())
+        } else {
+            Some(self.resolver().cid(&text)?.to_string())
+        };
+        match canonical {
+            Some(canonical) if path::encode(&canonical) != name => Ok(What::Link(path::encode(&canonical))),
+            known => {
+                let texts = texts.iter().cloned().chain([known.unwrap_or(text)]).collect();
+                Ok(What::Arguments { promise, module: module.clone(), texts })
+            }
+        }
+    }
+
+    /// A call with all its arguments: itself, a link to its canonical path, or not resolved yet.
+    /// `above` components stand between the module and `name`.
+    fn look_call(
+        &self,
+        promise: Cid,
+        module: &Arc<Description>,
+        texts: Vec<String>,
+        above: usize,
+        name: &str,
+    ) -> Result<What> {
+        let Some(parms) = now(self.resolver().parms(promise, module, &texts))? else {
+            return Ok(What::Unresolved { promise, module: module.clone(), texts });
+        };
+        let required = module.required();
+        let components = parms.components(required);
+        let here: Vec<String> = texts[..above.min(texts.len())].iter().map(|text| path::encode(text)).collect();
+        let is_canonical = components.len() == above + 1 && components[..above] == here && components[above] == name;
+        // Arguments too long for a path are named by the CID of their list.
+        if is_canonical || name.starts_with('@') && !parms.fits(required) {
+            return Ok(What::Call(self.call_node(parms, module)));
+        }
+        Ok(What::Link("../".repeat(above) + &components.join("/")))
+    }
+
+    fn call_node(&self, parms: Parms, module: &Arc<Description>) -> CallNode {
+        let is_tree = module.results_in_tree(&parms.arguments, &self.kernel.store);
+        CallNode { parms, module: module.clone(), is_tree, reply: OnceLock::new() }
+    }
+
+    fn resolver(&self) -> Resolver {
+        Resolver::new(self.kernel.clone(), Reach::Known)
+    }
+
+    /// The stored directory at a node, if it needs no run; `None` when it does or the node is no such directory.
+    pub(super) fn tree_at_hand(&self, node: &Node) -> Option<Result<(Arc<Tree>, SystemTime)>> {
+        match node.what() {
+            What::Stored(Target::Directory { cid }) => Some(self.read_tree(*cid, node.time())),
+            What::Call(call) if call.is_tree => match self.known(call) {
+                Ok(Some((reply, time))) => Some(self.result_tree(&reply.result, time)),
+                Ok(None) => None,
+                Err(error) => Some(Err(error)),
+            },
+            _ => None,
+        }
+    }
+
+    /// The directory that a call results in, computed if need be.
+    pub(super) async fn computed_tree(&self, node: &Node) -> Result<(Arc<Tree>, SystemTime)> {
+        let (reply, time) = self.compute(node).await?;
+        self.result_tree(&reply.result, time)
+    }
+
+    fn result_tree(&self, result: &Target, time: SystemTime) -> Result<(Arc<Tree>, SystemTime)> {
+        match result {
+            Target::Directory { cid } => self.read_tree(*cid, time),
+            _ => Err(Error::new(Code::General, "the result is a file, not a directory")),
+        }
+    }
+
+    fn read_tree(&self, cid: Cid, time: SystemTime) -> Result<(Arc<Tree>, SystemTime)> {
+        Ok((self.kernel.store.tree(&cid)?, time))
+    }
+
+    /// One entry of a stored directory.
+    pub(super) fn child(&self, dir: &Node, tree: &Tree, time: SystemTime, name: &[u8]) -> Result<Entry<Node>> {
+        let entry = tree.get(name).ok_or_else(|| Error::new(Code::UnknownName, "there is no such name"))?;
+        self.entry(dir.child_at(name, What::Stored(entry.target.clone()), time))
+    }
+
+    /// All entries of a stored directory.
+    pub(super) fn children(&self, dir: &Node, tree: &Tree, time: SystemTime) -> Result<Listing> {
+        let entry = |entry: &gridfs_store::TreeEntry| {
+            let node = dir.child_at(&entry.name, What::Stored(entry.target.clone()), time);
+            Ok((OsStr::from_bytes(&entry.name).to_owned(), self.entry(node)?))
+        };
+        tree.entries().iter().map(entry).collect()
+    }
+
+    /// What is known in a directory that is not a stored tree: names that fit, and remembered calls.
+    pub(super) fn known_names(&self, dir: &Node) -> Result<Listing> {
+        let mut names: BTreeSet<String> = BTreeSet::new();
+        match dir.what() {
+            What::Root => {
+                names.insert(STATUS.into());
+                names.extend(self.names_of(|_, cid| self.kernel.promise(&cid).is_ok()));
+            }
+            What::Status => drop(names.insert("log".into())),
+            What::Promise(_) => names.extend(self.names_of(|target, _| self.kernel.modules.names_module(target))),
+            What::Arguments { promise, module, texts } => {
+                let kind = module.argument(texts.len()).map(|argument| argument.kind);
+                names.extend(self.names_of(|target, _| fits(kind, module.runner, target)));
+                names.extend(self.remembered(*promise, module, texts)?);
+            }
+            _ => return Err(Error::new(Code::General, "not a directory")),
+        }
+        let mut listing = Vec::with_capacity(names.len());
+        for name in names {
+            // A name that went away since is not listed.
+            if let Ok(entry) = self.look(dir, &name).and_then(|node| self.entry(node)) {
+                listing.push((name.into(), entry));
+            }
+        }
+        Ok(listing)
+    }
+
+    /// The names whose target passes, as path components.
+    fn names_of(&self, passes: impl Fn(&Target, Cid) -> bool) -> Vec<String> {
+        let table = self.kernel.names.table();
+        let passing =
+            table.entries().iter().filter(|entry| cid_of(&entry.target).is_some_and(|cid| passes(&entry.target, cid)));
+        passing.map(|entry| path::encode(&String::from_utf8_lossy(&entry.name))).collect()
+    }
+
+    /// The components that follow in the paths of remembered calls.
+    fn remembered(&self, promise: Cid, module: &Description, texts: &[String]) -> Result<BTreeSet<String>> {
+        let mut prefix = format!("{promise}/{}/", module.cid);
+        for text in texts {
+            prefix.push_str(&path::encode(text));
+            prefix.push('/');
+        }
+        let mut components = BTreeSet::new();
+        for memo in self.kernel.store.memos(prefix.as_bytes())? {
+            let (label, _) = memo?;
+            let rest = String::from_utf8_lossy(&label[prefix.len()..]).into_owned();
+            components.insert(rest.split('/').next().unwrap_or_default().to_owned());
+            if components.len() >= MAX_LISTED {
+                break;
+            }
+        }
+        Ok(components)
+    }
+}
+
+/// Whether a name could be an argument of this kind.
+fn fits(kind: Option<ArgKind>, runner: Runner, target: &Target) -> bool {
+    match (kind, target) {
+        (Some(ArgKind::Blob), Target::Directory { .. }) => runner == Runner::Cas,
+        (Some(ArgKind::Blob), Target::File { cid, .. }) => {
+            runner == Runner::Cas || cid.codec == gridfs_store::Codec::Raw
+        }
+        (Some(ArgKind::Tree), Target::Directory { .. }) => true,
+        _ => false,
+    }
+}

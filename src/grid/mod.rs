@@ -1,0 +1,357 @@
+//! The mount: paths of the grid as files, directories and symbolic links (fuse/SEMANTICS.md).
+//!
+//! Names are symbolic links to CIDs; below CIDs nothing ever changes. Looking is answered from the store's metadata;
+//! opening a call's result computes it, and so does opening, or looking below, a call that returns a directory.
+
+mod look;
+mod node;
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use gridfs_fuse::{Answer, Attr, Entry, Errno, Kind, Opened, Opening, Space, Tree};
+use gridfs_store::Object;
+use gridfs_store::Target;
+
+use crate::error::{Code, Error, Result};
+use crate::kernel::Kernel;
+use crate::module::{Caller, Reply};
+use crate::receipt::cid_of;
+use crate::resolve::{Reach, Resolver};
+
+pub use node::Node;
+use node::{CallNode, Place, What, timeless};
+
+/// How long the kernel may keep what never changes: a year.
+const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
+/// Size a directory reports, as ext4's smallest.
+const DIRECTORY_BYTES: u64 = 4096;
+/// Failures remembered, to say why.
+const MAX_FAILURES: usize = 4096;
+
+/// The grid as a mountable tree.
+pub struct Grid {
+    kernel: Arc<Kernel>,
+    /// Where the store is, for the space there.
+    directory: PathBuf,
+    failures: Mutex<HashMap<Place, Error>>,
+}
+
+/// An open file of the mount.
+pub enum File {
+    /// A stored object.
+    Object(Object),
+    /// A status file, as it was when it was opened.
+    Text(Vec<u8>),
+}
+
+impl Grid {
+    /// Shows what `kernel` answers. `directory` is on the file system whose space `df` shows.
+    pub fn new(kernel: Arc<Kernel>, directory: PathBuf) -> Arc<Grid> {
+        Arc::new(Grid { kernel, directory, failures: Mutex::default() })
+    }
+
+    /// The reply to a call if it is known, without running anything.
+    fn known(&self, call: &CallNode) -> Result<Option<(Reply, SystemTime)>> {
+        if let Some(known) = call.reply.get() {
+            return Ok(Some(known.clone()));
+        }
+        if call.module.runner == crate::describe::Runner::Cas {
+            let target = match call.parms.arguments.as_slice() {
+                [crate::parms::Value::Object(cid)] => crate::resolve::object(&self.kernel, *cid).ok(),
+                _ => None,
+            };
+            let reply = target.map(|result| (Reply { result, receipt: None, immutable: true }, timeless()));
+            return Ok(reply.map(|reply| call.reply.get_or_init(|| reply).clone()));
+        }
+        let limits = self.kernel.limits(&call.parms.promise, &call.module)?;
+        let Some(reply) = self.kernel.known(&call.parms, &limits)? else { return Ok(None) };
+        Ok(Some(self.keep(call, reply)?))
+    }
+
+    /// Dates a reply by its receipt, and keeps it with the node if it can never differ.
+    fn keep(&self, call: &CallNode, reply: Reply) -> Result<(Reply, SystemTime)> {
+        let time = match reply.receipt {
+            Some(receipt) => {
+                let memo = crate::cache::memo_of(&reply.result, receipt, !reply.immutable);
+                let receipt = crate::cache::read_receipt(&self.kernel.store, &memo)?;
+                SystemTime::UNIX_EPOCH + Duration::from_millis(receipt.time_ms)
+            }
+            None => timeless(),
+        };
+        if !reply.immutable {
+            return Ok((reply, time));
+        }
+        Ok(call.reply.get_or_init(|| (reply, time)).clone())
+    }
+
+    /// The result of a call, computed if need be.
+    async fn compute(&self, node: &Node) -> Result<(Reply, SystemTime)> {
+        let result = match node.what() {
+            What::Call(call) => match self.kernel.call(Caller::default(), call.parms.clone()).await {
+                Ok(reply) => self.keep(call, reply),
+                Err(error) => Err(error),
+            },
+            What::Unresolved { promise, module, texts } => {
+                let resolver = Resolver::new(self.kernel.clone(), Reach::Calls);
+                match resolver.parms(*promise, module, texts).await {
+                    Ok(parms) => {
+                        let parms = parms.expect("a resolver that may call resolves everything");
+                        let reply = self.kernel.call(Caller::default(), parms).await;
+                        reply.map(|reply| (Reply { immutable: false, ..reply }, node.time()))
+                    }
+                    Err(error) => Err(error),
+                }
+            }
+            What::Refused(error) => Err(error.clone()),
+            _ => unreachable!("only calls are computed"),
+        };
+        self.remember(node, result.as_ref().err());
+        result
+    }
+
+    fn remember(&self, node: &Node, error: Option<&Error>) {
+        let mut failures = self.failures.lock().expect("no panic while it is held");
+        match error {
+            None => drop(failures.remove(&node.place())),
+            Some(error) if error.code == Code::Interrupted => {}
+            Some(error) => {
+                if failures.len() >= MAX_FAILURES {
+                    failures.clear();
+                }
+                failures.insert(node.place(), error.clone());
+            }
+        }
+    }
+
+    fn failure(&self, node: &Node) -> Option<Error> {
+        if let What::Refused(error) = node.what() {
+            return Some(error.clone());
+        }
+        self.failures.lock().expect("no panic while it is held").get(&node.place()).cloned()
+    }
+
+    /// An error's errno, after noting it in `.grid/log`.
+    fn errno(&self, what: &str, error: &Error) -> Errno {
+        if error.code != Code::UnknownName {
+            self.kernel.report(what, error);
+        }
+        error.code.errno()
+    }
+
+    fn open_target(&self, target: &Target) -> Result<File> {
+        let Target::File { cid, .. } = target else {
+            return Err(Error::new(Code::General, "the result is a directory, not a file"));
+        };
+        let object = self.kernel.store.object(cid)?.ok_or(gridfs_store::Error::NotFound { cid: *cid })?;
+        Ok(File::Object(object))
+    }
+
+    fn attributes(&self, node: &Node) -> Result<Attr> {
+        let fixed = |kind, size| Attr { kind, size, time: node.time(), ttl: FOREVER };
+        let file = Kind::File { executable: false };
+        let pending = Attr { kind: file, size: 0, time: node.time(), ttl: Duration::ZERO };
+        Ok(match node.what() {
+            _ if node.is_directory() => fixed(Kind::Directory, DIRECTORY_BYTES),
+            What::Link(target) => fixed(Kind::Symlink, target.len() as u64),
+            What::Log => Attr { size: self.kernel.log().len() as u64, time: SystemTime::now(), ..pending },
+            What::Stored(Target::File { size_bytes, executable, .. }) => {
+                fixed(Kind::File { executable: *executable }, *size_bytes)
+            }
+            What::Stored(Target::Symlink { target }) => fixed(Kind::Symlink, target.len() as u64),
+            What::Call(call) => match self.known(call)? {
+                Some((Reply { result: Target::File { size_bytes, .. }, immutable, .. }, time)) => {
+                    let ttl = if immutable { FOREVER } else { Duration::ZERO };
+                    Attr { kind: file, size: size_bytes, time, ttl }
+                }
+                _ => pending,
+            },
+            _ => pending,
+        })
+    }
+
+    fn entry(&self, node: Node) -> Result<Entry<Node>> {
+        let attr = self.attributes(&node)?;
+        let ttl = match node.what() {
+            What::Link(_) | What::Unresolved { .. } | What::Refused(_) => Duration::ZERO,
+            _ => FOREVER,
+        };
+        Ok(Entry { node, attr, ttl })
+    }
+
+    /// The value of an extended attribute of a node, if it has it.
+    fn attribute(&self, node: &Node, name: &str) -> Result<Option<Vec<u8>>> {
+        let (key, reply) = match node.what() {
+            What::Call(call) => {
+                let limits = self.kernel.limits(&call.parms.promise, &call.module)?;
+                (Some(call.parms.memo_key(&limits)), self.known(call)?.map(|(reply, _)| reply))
+            }
+            What::Stored(target) => {
+                return Ok(match name {
+                    "user.grid.cid" => cid_of(target).map(|cid| cid.to_string().into_bytes()),
+                    _ => None,
+                });
+            }
+            What::Unresolved { .. } | What::Refused(_) => (None, None),
+            _ => return Ok(None),
+        };
+        let failure = if reply.is_some() { None } else { self.failure(node) };
+        let value = match name {
+            "user.grid.cid" => reply.and_then(|reply| cid_of(&reply.result)).map(|cid| cid.to_string()),
+            "user.grid.key" => key.map(|key| key.to_string()),
+            "user.grid.receipt" => reply.and_then(|reply| reply.receipt).map(|cid| cid.to_string()),
+            "user.grid.state" => Some(match (&reply, &failure) {
+                (Some(_), _) => "computed".into(),
+                (None, Some(_)) => "failed".into(),
+                (None, None) => "pending".into(),
+            }),
+            "user.grid.error" => failure.map(|error| error.to_string()),
+            _ => None,
+        };
+        Ok(value.map(String::into_bytes))
+    }
+}
+
+/// The extended attributes there can be.
+const XATTRS: [&str; 5] = ["user.grid.cid", "user.grid.error", "user.grid.key", "user.grid.receipt", "user.grid.state"];
+
+impl Tree for Grid {
+    type Node = Node;
+    type File = File;
+
+    fn root(&self) -> Node {
+        Node::root()
+    }
+
+    fn inode_hint(&self, node: &Node) -> u64 {
+        u64::from_le_bytes(node.place()[..8].try_into().expect("8 of 16 bytes"))
+    }
+
+    fn lookup(self: &Arc<Self>, parent: &Node, name: &OsStr) -> Answer<Entry<Node>> {
+        if let Some(tree) = self.tree_at_hand(parent) {
+            let found = tree.and_then(|(tree, time)| self.child(parent, &tree, time, name.as_bytes()));
+            return Answer::Now(found.map_err(|e| self.errno(&name.to_string_lossy(), &e)));
+        }
+        if parent.is_directory() && matches!(parent.what(), What::Call(_) | What::Unresolved { .. }) {
+            let (grid, parent, name) = (self.clone(), parent.clone(), name.to_owned());
+            return Answer::Later(Box::pin(async move {
+                let found = grid.computed_tree(&parent).await;
+                let found = found.and_then(|(tree, time)| grid.child(&parent, &tree, time, name.as_bytes()));
+                found.map_err(|e| e.code.errno())
+            }));
+        }
+        let found = match name.to_str() {
+            Some(name) => self.look(parent, name).and_then(|node| self.entry(node)),
+            None => Err(Error::new(Code::UnknownName, "names on the grid are UTF-8")),
+        };
+        Answer::Now(found.map_err(|e| self.errno(&name.to_string_lossy(), &e)))
+    }
+
+    fn attr(&self, node: &Node) -> std::result::Result<Attr, Errno> {
+        self.attributes(node).map_err(|e| self.errno("getattr", &e))
+    }
+
+    fn readlink(&self, node: &Node) -> std::result::Result<Vec<u8>, Errno> {
+        match node.what() {
+            What::Link(target) => Ok(target.clone().into_bytes()),
+            What::Stored(Target::Symlink { target }) => Ok(target.clone()),
+            _ => Err(Errno::EINVAL),
+        }
+    }
+
+    fn list(self: &Arc<Self>, dir: &Node) -> Answer<Vec<(OsString, Entry<Node>)>> {
+        if matches!(dir.what(), What::Call(_) | What::Unresolved { .. } | What::Stored(_)) {
+            let (grid, dir) = (self.clone(), dir.clone());
+            return Answer::Later(Box::pin(async move {
+                let at_hand = grid.tree_at_hand(&dir);
+                let tree = match at_hand {
+                    Some(tree) => tree,
+                    None => grid.computed_tree(&dir).await,
+                };
+                tree.and_then(|(tree, time)| grid.children(&dir, &tree, time)).map_err(|e| e.code.errno())
+            }));
+        }
+        Answer::Now(self.known_names(dir).map_err(|e| self.errno("readdir", &e)))
+    }
+
+    fn open(self: &Arc<Self>, node: &Node, how: Opening) -> Answer<Opened<File>> {
+        let known = match node.what() {
+            What::Log => {
+                return Answer::Now(Ok(Opened { file: File::Text(self.kernel.log().into()), keep_cache: false }));
+            }
+            What::Stored(target) => Ok(Some((target.clone(), true))),
+            What::Call(call) => self.known(call).map(|known| known.map(|(reply, _)| (reply.result, reply.immutable))),
+            What::Unresolved { .. } | What::Refused(_) => Ok(None),
+            _ => return Answer::Now(Err(Errno::EISDIR)),
+        };
+        match known {
+            Ok(Some((target, immutable))) => {
+                let file = self.open_target(&target);
+                let opened = file.map(|file| Opened { file, keep_cache: immutable });
+                Answer::Now(opened.map_err(|e| {
+                    self.remember(node, Some(&e));
+                    self.errno("open", &e)
+                }))
+            }
+            // A scan opens without meaning to wait.
+            Ok(None) if how.nonblocking => Answer::Now(Err(Errno::EAGAIN)),
+            Ok(None) => {
+                let (grid, node) = (self.clone(), node.clone());
+                Answer::Later(Box::pin(async move {
+                    let opened = grid.compute(&node).await.and_then(|(reply, _)| {
+                        let file = grid.open_target(&reply.result)?;
+                        Ok(Opened { file, keep_cache: reply.immutable })
+                    });
+                    opened.map_err(|e| e.code.errno())
+                }))
+            }
+            Err(error) => Answer::Now(Err(self.errno("open", &error))),
+        }
+    }
+
+    fn read(self: &Arc<Self>, file: &Arc<File>, offset: u64, size: usize) -> Answer<Vec<u8>> {
+        match &**file {
+            File::Text(text) => {
+                let start = usize::try_from(offset).unwrap_or(usize::MAX).min(text.len());
+                let end = start.saturating_add(size).min(text.len());
+                Answer::Now(Ok(text[start..end].to_vec()))
+            }
+            File::Object(object) => {
+                let (grid, object) = (self.clone(), object.clone());
+                Answer::Later(Box::pin(async move {
+                    let read = tokio::task::spawn_blocking(move || {
+                        let mut bytes = vec![0; size];
+                        let read = object.read_at(offset, &mut bytes)?;
+                        bytes.truncate(read);
+                        Ok(bytes)
+                    });
+                    let bytes: Result<Vec<u8>> = read.await.map_err(|_| Errno::EIO)?;
+                    bytes.map_err(|e| grid.errno("read", &e))
+                }))
+            }
+        }
+    }
+
+    fn xattr(&self, node: &Node, name: &OsStr) -> std::result::Result<Vec<u8>, Errno> {
+        let value = self.attribute(node, &name.to_string_lossy()).map_err(|e| self.errno("getxattr", &e))?;
+        value.ok_or(Errno::ENODATA)
+    }
+
+    fn xattrs(&self, node: &Node) -> Vec<OsString> {
+        let there = |name: &&&str| matches!(self.attribute(node, name), Ok(Some(_)));
+        XATTRS.iter().filter(there).map(OsString::from).collect()
+    }
+
+    fn space(&self) -> Space {
+        // Counts for df: what can't be told is shown as none.
+        let objects = self.kernel.store.stats().map(|stats| stats.objects).unwrap_or_default();
+        let space = rustix::fs::statvfs(&self.directory);
+        let (total_bytes, free_bytes) =
+            space.map(|s| (s.f_blocks * s.f_frsize, s.f_bavail * s.f_frsize)).unwrap_or_default();
+        Space { total_bytes, free_bytes, objects }
+    }
+}

@@ -1,0 +1,163 @@
+//! The node's home: `~/.grid`, or what `GRID_HOME` says.
+//!
+//! ```text
+//! config.toml    settings, and the root of the symbol table; the user's comments are kept
+//! cache/         the store (see store/FORMAT.md)
+//! code/          compiled modules, local to this machine; may be deleted
+//! keys/          private keys (0600)
+//! run/           socket of the daemon, its log
+//! mnt/           the default mount point
+//! ```
+//! The home is the owner's alone (0700).
+
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use gridfs_store::Cid;
+use toml_edit::DocumentMut;
+
+use crate::error::{Code, Error, Result};
+
+const README: &str = "# gridfs node. `root` is the symbol table's newest root; gridfs writes it.\n";
+
+/// Paths of the home, and its configuration.
+pub struct Home {
+    directory: PathBuf,
+    config: Mutex<DocumentMut>,
+}
+
+impl Home {
+    /// The home that the environment names: `GRID_HOME`, else `~/.grid`.
+    pub fn from_environment() -> Result<PathBuf> {
+        let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let home = set("GRID_HOME").or_else(|| set("HOME").map(|home| home.join(".grid"))).ok_or_else(|| {
+            Error::new(Code::Usage, "neither GRID_HOME nor HOME is set; set GRID_HOME to the node's directory")
+        })?;
+        std::path::absolute(&home).map_err(|e| Error::caused(Code::Usage, format!("can't use {}", home.display()), e))
+    }
+
+    /// Opens the home, creating what is missing.
+    pub fn open(directory: &Path) -> Result<Home> {
+        for part in ["", "cache", "code", "keys", "run"] {
+            create_private(&directory.join(part))?;
+        }
+        let path = directory.join("config.toml");
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => README.into(),
+            Err(e) => return Err(failed("read", &path, e)),
+        };
+        let config = text.parse::<DocumentMut>().map_err(|e| {
+            Error::new(Code::General, format!("{} is not valid TOML: {e}\ncorrect it and try again", path.display()))
+        })?;
+        Ok(Home { directory: directory.to_owned(), config: Mutex::new(config) })
+    }
+
+    /// The directory itself.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Directory of the store.
+    pub fn store(&self) -> PathBuf {
+        self.directory.join("cache")
+    }
+
+    /// Directory of compiled modules.
+    pub fn code(&self) -> PathBuf {
+        self.directory.join("code")
+    }
+
+    /// A CID that the configuration holds under `key`.
+    pub fn cid(&self, key: &str) -> Result<Option<Cid>> {
+        let config = self.config.lock().expect("no panic while it is held");
+        let Some(item) = config.get(key) else { return Ok(None) };
+        let wrong = |why: String| {
+            let path = self.directory.join("config.toml");
+            Error::new(Code::General, format!("{} in {} is not a CID: {why}", key, path.display()))
+        };
+        let text = item.as_str().ok_or_else(|| wrong("it is not a string".into()))?;
+        text.parse().map(Some).map_err(|e| wrong(format!("{e}")))
+    }
+
+    /// Durably replaces CIDs in the configuration: a new file, synced, takes the old one's place.
+    pub fn set_cids(&self, values: &[(&str, Cid)]) -> Result<()> {
+        let mut config = self.config.lock().expect("no panic while it is held");
+        let mut changed = config.clone();
+        for (key, cid) in values {
+            changed[*key] = toml_edit::value(cid.to_string());
+        }
+        let path = self.directory.join("config.toml");
+        replace_file(&path, changed.to_string().as_bytes()).map_err(|e| failed("write", &path, e))?;
+        *config = changed;
+        Ok(())
+    }
+}
+
+/// The daemon's socket in a home.
+pub fn socket(home: &Path) -> PathBuf {
+    home.join("run/socket")
+}
+
+/// The daemon's log in a home.
+pub fn daemon_log(home: &Path) -> PathBuf {
+    home.join("run/daemon.log")
+}
+
+/// Where a home's node is mounted when nothing else is said.
+pub fn default_mount(home: &Path) -> PathBuf {
+    home.join("mnt")
+}
+
+/// Creates a directory for the owner alone; one that is there is left as it is.
+pub fn create_private(path: &Path) -> Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| failed("create", path, e))
+}
+
+fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let unfinished = path.with_extension("toml.new");
+    let mut file = File::create(&unfinished)?;
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&unfinished, path)?;
+    File::open(path.parent().expect("a file in the home has a directory"))?.sync_all()
+}
+
+fn failed(what: &str, path: &Path, source: io::Error) -> Error {
+    let code = if source.kind() == io::ErrorKind::StorageFull { Code::Full } else { Code::General };
+    Error::caused(code, format!("can't {what} {}", path.display()), source)
+}
+
+#[cfg(test)]
+mod tests {
+    use gridfs_store::Codec;
+
+    use super::*;
+
+    #[test]
+    fn roots_survive_and_comments_stay() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("config.toml"), "# mine\nroot = \"x\" # here\n").unwrap();
+        let home = Home::open(directory.path()).unwrap();
+        assert!(home.cid("root").unwrap_err().to_string().contains("root in "));
+        let cid = Cid::of(Codec::Raw, b"x");
+        home.set_cids(&[("root", cid)]).unwrap();
+        let again = Home::open(directory.path()).unwrap();
+        assert_eq!(again.cid("root").unwrap(), Some(cid));
+        assert_eq!(again.cid("builtins").unwrap(), None);
+        let text = fs::read_to_string(directory.path().join("config.toml")).unwrap();
+        assert_eq!(text, format!("# mine\nroot = \"{cid}\"\n"));
+    }
+
+    #[test]
+    fn what_is_no_toml_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("config.toml"), "root = ").unwrap();
+        let error = Home::open(directory.path()).err().unwrap().to_string();
+        assert!(error.contains("config.toml is not valid TOML"), "{error}");
+    }
+}

@@ -1,0 +1,185 @@
+//! The kernel: one call path for the mount, the command line and modules.
+//!
+//! A call is checked (promise accepted, module known, arguments of the right type), joined with others of the same memo
+//! key, and put to the modules in turn: the local cache, the native modules, the WASM engine. The first that accepts
+//! handles it. A failure is reported and forgotten; it is never stored as a result.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use gridfs_modules::{Engine, Limits, MAX_WASM_BYTES, Program};
+use gridfs_store::{Cid, Store};
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+
+use crate::cache::Cache;
+use crate::cas::CasModule;
+use crate::describe::{Description, Descriptions};
+use crate::error::{Code, Error, Result};
+use crate::flights::Flights;
+use crate::module::{Acceptance, Call, Caller, Module, Reply};
+use crate::names::Names;
+use crate::parms::Parms;
+use crate::promise::Promise;
+use crate::wasm::WasmModule;
+
+/// Deepest nesting of calls.
+pub const MAX_DEPTH: u32 = 12;
+/// Lines kept for `.grid/log`.
+const MAX_LOG_LINES: usize = 1000;
+
+/// Counts since the kernel started.
+#[derive(Default)]
+pub struct Counters {
+    /// Calls put to the kernel.
+    pub calls: AtomicU64,
+    /// Calls answered from memory of earlier ones.
+    pub hits: AtomicU64,
+    /// Evaluations of WASM modules that were started.
+    pub runs: AtomicU64,
+    /// Calls that failed.
+    pub failures: AtomicU64,
+}
+
+/// The kernel. One per node.
+pub struct Kernel {
+    /// The store below.
+    pub store: Arc<Store>,
+    /// The symbol table.
+    pub names: Arc<Names>,
+    /// What modules are.
+    pub modules: Descriptions,
+    /// What happened so far.
+    pub counters: Counters,
+    promises: HashMap<Cid, Promise>,
+    engine: Arc<Engine>,
+    consulted: Vec<Box<dyn Module>>,
+    flights: Arc<Flights<Reply>>,
+    log: Mutex<VecDeque<String>>,
+}
+
+impl Kernel {
+    /// A kernel over a store, whose evaluations run on `runtime`.
+    pub fn new(store: Arc<Store>, names: Arc<Names>, engine: Arc<Engine>, runtime: Handle) -> Arc<Kernel> {
+        let promises = [Promise::local(), Promise::public()].map(|promise| (promise.cid(), promise));
+        Arc::new(Kernel {
+            modules: Descriptions::new(store.clone()),
+            consulted: vec![Box::new(Cache), Box::new(CasModule), Box::new(WasmModule::new())],
+            promises: HashMap::from(promises),
+            flights: Flights::new(runtime),
+            engine,
+            log: Mutex::default(),
+            counters: Counters::default(),
+            store,
+            names,
+        })
+    }
+
+    /// Calls `parms`. Dropping the future gives the call up; it goes on while others wait for it.
+    pub async fn call(self: &Arc<Self>, caller: Caller, parms: Parms) -> Result<Reply> {
+        self.counters.calls.fetch_add(1, Ordering::Relaxed);
+        let call = self.check(caller, parms)?;
+        let (key, asking) = (call.key, caller.asking);
+        // What is known needs no flight.
+        if let Some(reply) = self.known(&call.parms, &call.limits)? {
+            self.counters.hits.fetch_add(1, Ordering::Relaxed);
+            return Ok(reply);
+        }
+        let kernel = self.clone();
+        self.flights
+            .join(key, asking, |urgent| async move {
+                let call = Call { urgent, ..call };
+                let result = kernel.consult(&call).await;
+                result.inspect_err(|error| kernel.note_failure(&call, error))
+            })
+            .await
+    }
+
+    /// The reply to a call if it is remembered and still holds; nothing is run.
+    pub fn known(&self, parms: &Parms, limits: &Limits) -> Result<Option<Reply>> {
+        crate::cache::recall(&self.store, &self.names, &parms.memo_key(limits))
+    }
+
+    /// The limits of a call: the promise's, lowered by the manifest's.
+    pub fn limits(&self, promise: &Cid, module: &Description) -> Result<Limits> {
+        let promise = self.promise(promise)?;
+        Ok(Limits::from(promise.limits).lowered_by(module.manifest.limits.as_ref()))
+    }
+
+    /// The accepted promise of this CID.
+    pub fn promise(&self, cid: &Cid) -> Result<&Promise> {
+        self.promises.get(cid).ok_or_else(|| {
+            Error::new(
+                Code::NotAccepted,
+                format!("this node does not accept the promise {cid}; it accepts local and pub"),
+            )
+        })
+    }
+
+    /// Loads the code of a WASM module. Compiling it, which does not yield, may take seconds.
+    pub fn load(&self, module: &Cid) -> Result<Arc<Program>> {
+        let read = || self.store.read(module, MAX_WASM_BYTES);
+        tokio::task::block_in_place(|| self.engine.load(module, read))
+            .map_err(|e| Error::from(e).during(format!("module {module}")))
+    }
+
+    /// The last lines of the log, oldest first.
+    pub fn log(&self) -> String {
+        let log = self.log.lock().expect("no panic while it is held");
+        log.iter().flat_map(|line| [line.as_str(), "\n"]).collect()
+    }
+
+    /// Notes that a path failed, for `.grid/log`.
+    pub fn report(&self, what: &str, error: &Error) {
+        tracing::debug!(what, %error, "call failed");
+        let line = format!("{} {what}: {error}", jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ"));
+        let mut log = self.log.lock().expect("no panic while it is held");
+        if log.len() == MAX_LOG_LINES {
+            log.pop_front();
+        }
+        log.push_back(line.replace('\n', " "));
+    }
+
+    /// Number of evaluations under way.
+    pub fn running(&self) -> usize {
+        self.flights.len()
+    }
+
+    /// Checks a call before anything runs: rights before effect.
+    fn check(self: &Arc<Self>, caller: Caller, parms: Parms) -> Result<Call> {
+        if caller.depth > MAX_DEPTH {
+            return Err(Error::new(Code::Cycle, format!("calls are nested more than {MAX_DEPTH} deep")));
+        }
+        let promise = self.promise(&parms.promise)?;
+        if !promise.covers(&parms.module) {
+            let why = format!("the promise {} does not cover the module {}", parms.promise, parms.module);
+            return Err(Error::new(Code::NotAccepted, why));
+        }
+        let module = self.modules.get(&parms.module)?;
+        module.check(&parms.arguments)?;
+        let limits = self.limits(&parms.promise, &module)?;
+        let key = parms.memo_key(&limits);
+        Ok(Call { parms, key, limits, module, caller, urgent: Arc::new(Notify::new()), kernel: self.clone() })
+    }
+
+    async fn consult(&self, call: &Call) -> Result<Reply> {
+        for module in &self.consulted {
+            if module.accept(call)? == Acceptance::Accept {
+                return module.handle(call).await;
+            }
+        }
+        Err(Error::new(Code::Unavailable, format!("no module accepts {}", call.parms.path(call.module.required()))))
+    }
+
+    fn note_failure(&self, call: &Call, error: &Error) {
+        self.counters.failures.fetch_add(1, Ordering::Relaxed);
+        self.report(&call.parms.path(call.module.required()), error);
+    }
+}
+
+/// A wall-clock limit as a duration.
+pub fn wall_time(limits: &Limits) -> Duration {
+    Duration::from_millis(limits.wall_ms)
+}

@@ -1,0 +1,27 @@
+//! A node of the grid: a content-addressed cache in which reading a path is a call.
+//!
+//! [`kernel::Kernel`] is the one call path; [`node::Node`] puts store, symbol table, engine and kernel together;
+//! [`grid::Grid`] shows it as a mount; [`service`] and [`client`] are what the two binaries speak.
+
+pub mod builtins;
+pub mod cache;
+pub mod cas;
+pub mod cli;
+pub mod client;
+pub mod daemon;
+pub mod describe;
+pub mod error;
+pub mod flights;
+pub mod grid;
+pub mod home;
+pub mod kernel;
+pub mod module;
+pub mod names;
+pub mod node;
+pub mod parms;
+pub mod path;
+pub mod promise;
+pub mod receipt;
+pub mod resolve;
+pub mod service;
+pub mod wasm;

@@ -1,0 +1,73 @@
+//! What the kernel consults: modules. A cache, a native module and the WASM engine are all the same to it.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use gridfs_modules::Limits;
+use gridfs_store::Target;
+use gridfs_store::{Cid, Hash};
+use tokio::sync::Notify;
+
+use crate::describe::Description;
+use crate::error::Result;
+use crate::kernel::Kernel;
+use crate::parms::Parms;
+
+/// Whether a module promises to handle a call.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Acceptance {
+    /// It will handle the call.
+    Accept,
+    /// It will not.
+    Reject,
+}
+
+/// Who asks, and from how deep.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Caller {
+    /// The evaluation that asks, for a nested call.
+    pub asking: Option<Hash>,
+    /// How many calls this one is nested in.
+    pub depth: u32,
+}
+
+/// One call, checked: the promise is accepted and covers the module, and the arguments fit its manifest.
+pub struct Call {
+    /// What is called.
+    pub parms: Parms,
+    /// Its memo key.
+    pub key: Hash,
+    /// What it may use.
+    pub limits: Limits,
+    /// The module.
+    pub module: Arc<Description>,
+    /// Who asks.
+    pub caller: Caller,
+    /// Notified when a running evaluation waits for this one, so that it must not queue.
+    pub urgent: Arc<Notify>,
+    /// The kernel, for nested calls.
+    pub kernel: Arc<Kernel>,
+}
+
+/// The result of a call.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Reply {
+    /// The file or directory.
+    pub result: Target,
+    /// How it came to be; a native module has no receipt.
+    pub receipt: Option<Cid>,
+    /// The result can never differ: no name was resolved on the way to it.
+    pub immutable: bool,
+}
+
+/// A future of a module.
+pub type Handling<'a> = Pin<Box<dyn Future<Output = Result<Reply>> + Send + 'a>>;
+
+/// Something that answers calls. Handling a call that was not accepted is a bug.
+pub trait Module: Send + Sync {
+    /// Whether it will handle the call; answered from local knowledge.
+    fn accept(&self, call: &Call) -> Result<Acceptance>;
+
+    /// Handles an accepted call.
+    fn handle<'a>(&'a self, call: &'a Call) -> Handling<'a>;
+}

@@ -1,0 +1,52 @@
+//! A node put together: home, store, symbol table, engine, kernel.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use gridfs_modules::Engine;
+use gridfs_store::{Options, Progress, Store};
+use tokio::runtime::{Builder, Runtime};
+
+use crate::builtins;
+use crate::error::{Code, Error, Result};
+use crate::home::Home;
+use crate::kernel::Kernel;
+use crate::names::Names;
+
+/// An open node. One process at a time has a home open.
+pub struct Node {
+    /// Its home.
+    pub home: Arc<Home>,
+    /// Its kernel.
+    pub kernel: Arc<Kernel>,
+    /// Runs WASM: apart from the caller's runtime, so that computing never keeps an answer waiting.
+    compute: Option<Runtime>,
+}
+
+impl Node {
+    /// Opens the node whose home is `directory`, creating what is missing. `progress` is told how far a rebuild of
+    /// the store's index is.
+    pub fn open(directory: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Node> {
+        let home = Arc::new(Home::open(directory)?);
+        let store = Arc::new(Store::open(&home.store(), Options { progress: Some(progress) })?);
+        let names = Arc::new(Names::open(store.clone(), home.clone())?);
+        builtins::install(&store, &home, &names)?;
+        let engine = Engine::new(&home.code()).map_err(|e| Error::caused(Code::General, e.to_string(), e))?;
+        let compute = Builder::new_multi_thread()
+            .thread_name("grid-compute")
+            .enable_time()
+            .build()
+            .map_err(|e| Error::caused(Code::General, "can't start threads for computing", e))?;
+        let kernel = Kernel::new(store, names, Arc::new(engine), compute.handle().clone());
+        Ok(Node { home, kernel, compute: Some(compute) })
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // Waiting for computations is not allowed where a node may be dropped, and nobody waits for their results.
+        if let Some(compute) = self.compute.take() {
+            compute.shutdown_background();
+        }
+    }
+}

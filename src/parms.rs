@@ -1,0 +1,150 @@
+//! Parms: the tuple (promise, module, argument...) that names a call, and the memo key that names its evaluation.
+
+use std::fmt;
+
+use gridfs_modules::Limits;
+use gridfs_store::{Cid, Hash, cbor};
+use serde::de::{self, Deserializer, SeqAccess, Visitor};
+use serde::ser::{SerializeSeq, Serializer};
+use serde::{Deserialize, Serialize};
+
+use crate::path;
+
+/// CBOR tag of Parms: "grid".
+pub const GRID_TAG: u64 = 0x6772_6964;
+/// The ABI that evaluations follow; another ABI would give other memo keys.
+pub const ABI_PROFILE: &str = "grid-1";
+
+/// One resolved argument.
+#[derive(Clone, Debug, Eq, PartialEq, Hash)]
+pub enum Value {
+    /// A `text`, or an `int` in decimal.
+    Text(String),
+    /// A `blob` or `tree`: a stored object.
+    Object(Cid),
+}
+
+impl Value {
+    /// The argument as text: itself, or the CID.
+    pub fn text(&self) -> String {
+        match self {
+            Value::Text(text) => text.clone(),
+            Value::Object(cid) => cid.to_string(),
+        }
+    }
+}
+
+impl Serialize for Value {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Value::Text(text) => serializer.serialize_str(text),
+            Value::Object(cid) => cid.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Value {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Value, D::Error> {
+        let value = ciborium::Value::deserialize(deserializer)?;
+        match value {
+            ciborium::Value::Text(text) => Ok(Value::Text(text)),
+            ciborium::Value::Tag(42, bytes) => match *bytes {
+                ciborium::Value::Bytes(bytes) => {
+                    let cid = bytes.strip_prefix(&[0]).ok_or_else(|| de::Error::custom("a link starts with 0x00"))?;
+                    Cid::from_bytes(cid).map(Value::Object).map_err(de::Error::custom)
+                }
+                _ => Err(de::Error::custom("a link is a byte string")),
+            },
+            _ => Err(de::Error::custom("an argument is a text or a link")),
+        }
+    }
+}
+
+/// A call: who promises, what runs, on what.
+#[derive(Clone, Debug, Eq, PartialEq, Hash)]
+pub struct Parms {
+    /// The promise under which it is called.
+    pub promise: Cid,
+    /// The module.
+    pub module: Cid,
+    /// The resolved arguments.
+    pub arguments: Vec<Value>,
+}
+
+impl Parms {
+    /// The canonical components after the promise and module, for a module with `required` required arguments.
+    /// A component may be longer than file systems take; [`Parms::fits`] tells.
+    pub fn components(&self, required: usize) -> Vec<String> {
+        let texts: Vec<String> = self.arguments.iter().map(Value::text).collect();
+        let alone = required.saturating_sub(1).min(texts.len());
+        let mut components: Vec<String> = texts[..alone].iter().map(|text| path::encode(text)).collect();
+        components.push(path::encode_component(texts[alone..].iter().map(String::as_str)));
+        components
+    }
+
+    /// The canonical path, `/promise/module/arguments`.
+    pub fn path(&self, required: usize) -> String {
+        format!("/{}/{}/{}", self.promise, self.module, self.components(required).join("/"))
+    }
+
+    /// Whether every component of the canonical path is short enough for a file system.
+    pub fn fits(&self, required: usize) -> bool {
+        self.components(required).iter().all(|c| c.len() <= path::MAX_COMPONENT_BYTES)
+    }
+
+    /// The bytes that travel: deterministic CBOR `0x67726964([promise, module, argument...])`.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        cbor::to_vec(&ciborium::tag::Required::<_, GRID_TAG>(self))
+    }
+
+    /// Reads [`Parms::to_bytes`]; anything else is refused.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Parms, cbor::CborError> {
+        cbor::from_slice::<ciborium::tag::Required<Parms, GRID_TAG>>(bytes).map(|tagged| tagged.0)
+    }
+
+    /// The memo key: BLAKE3 of the deterministic CBOR of parms, ABI profile and limits.
+    pub fn memo_key(&self, limits: &Limits) -> Hash {
+        let Limits { fuel, wall_ms, memory_bytes, output_bytes } = *limits;
+        Hash::of(&cbor::to_vec(&(self, ABI_PROFILE, (fuel, wall_ms, memory_bytes, output_bytes))))
+    }
+}
+
+impl Serialize for Parms {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut sequence = serializer.serialize_seq(Some(2 + self.arguments.len()))?;
+        sequence.serialize_element(&self.promise)?;
+        sequence.serialize_element(&self.module)?;
+        for argument in &self.arguments {
+            sequence.serialize_element(argument)?;
+        }
+        sequence.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for Parms {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Parms, D::Error> {
+        struct ParmsVisitor;
+        impl<'de> Visitor<'de> for ParmsVisitor {
+            type Value = Parms;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an array of promise, module and arguments")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Parms, A::Error> {
+                let missing = |what: &str| de::Error::custom(format!("the {what} is missing"));
+                let promise = sequence.next_element()?.ok_or_else(|| missing("promise"))?;
+                let module = sequence.next_element()?.ok_or_else(|| missing("module"))?;
+                let mut arguments = Vec::new();
+                while let Some(argument) = sequence.next_element()? {
+                    if arguments.len() == path::MAX_ARGUMENTS {
+                        return Err(de::Error::custom("too many arguments"));
+                    }
+                    arguments.push(argument);
+                }
+                Ok(Parms { promise, module, arguments })
+            }
+        }
+        deserializer.deserialize_seq(ParmsVisitor)
+    }
+}

@@ -1,0 +1,257 @@
+//! From spelled paths and texts to parms: names and nested calls become CIDs.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+
+use gridfs_modules::manifest::ArgKind;
+use gridfs_modules::walk;
+use gridfs_store::Target;
+use gridfs_store::{Cid, cbor};
+
+use crate::describe::Description;
+use crate::error::{Code, Error, Result};
+use crate::kernel::{Kernel, MAX_DEPTH};
+use crate::module::{Caller, Reply};
+use crate::parms::{Parms, Value};
+use crate::path::{self, GridPath};
+use crate::receipt::cid_of;
+
+/// Largest stored list of arguments.
+const MAX_LIST_BYTES: u64 = 1 << 20;
+
+/// What a resolution went by; it becomes part of a receipt when a module asked.
+#[derive(Default)]
+pub struct Trace {
+    /// Names, with what they stood for.
+    pub names: Mutex<BTreeMap<String, Cid>>,
+    /// Calls made, with their results.
+    pub calls: Mutex<Vec<(Parms, Cid)>>,
+}
+
+/// How far a resolution may go.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Reach {
+    /// Only what is known: nothing is run. What would need a run resolves to nothing.
+    Known,
+    /// Nested calls are made.
+    Calls,
+}
+
+/// Resolves for one caller.
+pub struct Resolver {
+    /// The kernel.
+    pub kernel: Arc<Kernel>,
+    /// On whose behalf.
+    pub caller: Caller,
+    /// How far.
+    pub reach: Reach,
+    /// What `/in/<i>` stands for, when a module asks.
+    pub inputs: Vec<Value>,
+    /// What the resolution goes by.
+    pub trace: Trace,
+}
+
+type Resolving<'a, T> = Pin<Box<dyn Future<Output = Result<Option<T>>> + Send + 'a>>;
+
+impl Resolver {
+    /// A resolver for the mount or the command line.
+    pub fn new(kernel: Arc<Kernel>, reach: Reach) -> Resolver {
+        Resolver { kernel, caller: Caller::default(), reach, inputs: Vec::new(), trace: Trace::default() }
+    }
+
+    /// A name or CID as text; what it stands for.
+    pub fn name(&self, text: &str) -> Result<Target> {
+        if let Ok(cid) = text.parse::<Cid>() {
+            return object(&self.kernel, cid);
+        }
+        let target = self.kernel.names.get(text).ok_or_else(|| {
+            Error::new(
+                Code::UnknownName,
+                format!("there is no name {text:?}; `gridfs name list` shows the names there are"),
+            )
+        })?;
+        let cid = cid_of(&target).ok_or_else(|| Error::new(Code::General, format!("the name {text:?} is a link")))?;
+        self.trace.names.lock().expect("no panic while it is held").insert(text.to_owned(), cid);
+        Ok(target)
+    }
+
+    /// A name or CID as text, as a CID, whether or not it is stored here.
+    pub fn cid(&self, text: &str) -> Result<Cid> {
+        match text.parse() {
+            Ok(cid) => Ok(cid),
+            Err(_) => Ok(cid_of(&self.name(text)?).expect("a name that resolves has a CID")),
+        }
+    }
+
+    /// The parms of a call spelled in texts. `None` when that takes a run and the resolver may not.
+    pub fn parms<'a>(&'a self, promise: Cid, module: &'a Description, texts: &'a [String]) -> Resolving<'a, Parms> {
+        Box::pin(async move {
+            let mut arguments = Vec::with_capacity(texts.len());
+            for (index, text) in texts.iter().enumerate() {
+                let kind = module.argument(index).map_or(ArgKind::Text, |argument| argument.kind);
+                let Some(value) = self.value(kind, text).await? else { return Ok(None) };
+                arguments.push(value);
+            }
+            module.check(&arguments)?;
+            Ok(Some(Parms { promise, module: module.cid, arguments }))
+        })
+    }
+
+    async fn value(&self, kind: ArgKind, text: &str) -> Result<Option<Value>> {
+        match kind {
+            ArgKind::Text | ArgKind::Int => Ok(Some(Value::Text(text.to_owned()))),
+            ArgKind::Blob | ArgKind::Tree if text.starts_with("/in/") && !self.inputs.is_empty() => {
+                let input = text[4..].parse::<usize>().ok().and_then(|number| self.inputs.get(number.checked_sub(1)?));
+                let wrong = || Error::new(Code::Usage, format!("{text:?} is not an argument of this call"));
+                input.cloned().map(Some).ok_or_else(wrong)
+            }
+            ArgKind::Blob | ArgKind::Tree if text.starts_with('/') => {
+                let target = self.path(text).await?;
+                let wrong = || Error::new(Code::Usage, format!("{text:?} is a symbolic link"));
+                target.map(|target| cid_of(&target).map(Value::Object).ok_or_else(wrong)).transpose()
+            }
+            ArgKind::Blob | ArgKind::Tree => Ok(Some(Value::Object(self.cid(text)?))),
+        }
+    }
+
+    /// What stands at a grid path: a call's result, or what is in it.
+    pub fn path<'a>(&'a self, spelled: &'a str) -> Resolving<'a, Target> {
+        Box::pin(async move {
+            let Some((parms, inside)) = self.path_parms(spelled).await? else { return Ok(None) };
+            let Some(reply) = self.call(parms).await? else { return Ok(None) };
+            let Some(root) = inside else { return Ok(Some(reply.result)) };
+            let Target::Directory { cid } = reply.result else {
+                return Err(Error::new(
+                    Code::UnknownName,
+                    format!("{spelled:?}: the result is a file, not a directory"),
+                ));
+            };
+            let target = walk(&self.kernel.store, cid, root.as_bytes(), true)
+                .map_err(|e| Error::from(e).during(format!("{spelled:?}")))?;
+            Ok(Some(target))
+        })
+    }
+
+    /// The call that a grid path names, and the path inside its result.
+    pub fn path_parms<'a>(&'a self, spelled: &'a str) -> Resolving<'a, (Parms, Option<String>)> {
+        Box::pin(async move {
+            let usage = |e: path::PathError| Error::caused(Code::Usage, e.to_string(), e);
+            let path = GridPath::parse(spelled).map_err(usage)?;
+            let promise = self.cid(&path.promise)?;
+            self.kernel.promise(&promise)?;
+            let module = self.kernel.modules.get(&self.cid(&path.module)?)?;
+            let (texts, used) = match path.rest.first().and_then(|first| first.strip_prefix('@')) {
+                Some(list) => (stored_arguments(&self.kernel, list)?, 1),
+                None => (spelled_arguments(&module, &path.rest, spelled)?, module.levels()),
+            };
+            let inside = path.rest[used..].join("/");
+            let Some(parms) = self.parms(promise, &module, &texts).await? else { return Ok(None) };
+            Ok(Some((parms, (!inside.is_empty()).then_some(inside))))
+        })
+    }
+
+    /// Makes a call, or recalls it.
+    async fn call(&self, parms: Parms) -> Result<Option<Reply>> {
+        let module = self.kernel.modules.get(&parms.module)?;
+        let native = module.runner != crate::describe::Runner::Wasm;
+        let reply = match self.reach {
+            Reach::Calls => Some(self.kernel.call(self.caller, parms.clone()).await?),
+            Reach::Known if native => Some(self.kernel.call(self.caller, parms.clone()).await?),
+            Reach::Known => self.kernel.known(&parms, &self.kernel.limits(&parms.promise, &module)?)?,
+        };
+        if let Some(reply) = &reply {
+            let result = cid_of(&reply.result).expect("a result is a file or a directory");
+            self.trace.calls.lock().expect("no panic while it is held").push((parms, result));
+            self.trace_names_of(reply)?;
+        }
+        Ok(reply)
+    }
+
+    /// What a nested result went by, the outer one goes by too.
+    fn trace_names_of(&self, reply: &Reply) -> Result<()> {
+        let (false, Some(receipt)) = (reply.immutable, reply.receipt) else { return Ok(()) };
+        let memo = crate::cache::memo_of(&reply.result, receipt, true);
+        let receipt = crate::cache::read_receipt(&self.kernel.store, &memo)?;
+        self.trace.names.lock().expect("no panic while it is held").extend(receipt.names);
+        Ok(())
+    }
+}
+
+/// The outcome of a resolution that may only use what is known, without a runtime.
+pub fn now<T>(mut resolving: Resolving<'_, T>) -> Result<Option<T>> {
+    match resolving.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(resolved) => resolved,
+        Poll::Pending => Ok(None),
+    }
+}
+
+/// The file or directory that a CID names, if it is stored here.
+pub fn object(kernel: &Kernel, cid: Cid) -> Result<Target> {
+    if crate::describe::is_tree(&kernel.store, &cid) {
+        return Ok(Target::Directory { cid });
+    }
+    let object = kernel.store.object(&cid)?.ok_or(gridfs_store::Error::NotFound { cid })?;
+    Ok(Target::File { cid, size_bytes: object.size_bytes(), executable: false })
+}
+
+/// The arguments in the components of a path.
+fn spelled_arguments(module: &Description, components: &[String], spelled: &str) -> Result<Vec<String>> {
+    let usage = |e: path::PathError| Error::caused(Code::Usage, e.to_string(), e);
+    let levels = module.levels();
+    if components.len() < levels {
+        let name = &module.manifest.name;
+        let why = format!("{spelled:?} stops before the last argument; {name} takes {levels} path components");
+        return Err(Error::new(Code::Usage, why));
+    }
+    let mut texts = Vec::new();
+    for component in &components[..levels - 1] {
+        texts.push(path::decode(component).map_err(usage)?);
+    }
+    texts.extend(path::decode_component(&components[levels - 1]).map_err(usage)?);
+    Ok(texts)
+}
+
+/// The arguments in a stored CBOR list, which a component `@<cid>` names.
+pub fn stored_arguments(kernel: &Kernel, cid: &str) -> Result<Vec<String>> {
+    let cid: Cid =
+        cid.parse().map_err(|e| Error::caused(Code::Usage, format!("@{cid} is not followed by a CID"), e))?;
+    let bytes = kernel.store.read(&cid, MAX_LIST_BYTES)?;
+    let values: Vec<Value> = cbor::from_slice(&bytes)
+        .map_err(|e| Error::caused(Code::Usage, format!("{cid} is not a list of arguments"), e))?;
+    if values.len() > path::MAX_ARGUMENTS {
+        return Err(Error::new(Code::Usage, format!("{cid} lists more than {} arguments", path::MAX_ARGUMENTS)));
+    }
+    Ok(values.iter().map(Value::text).collect())
+}
+
+/// What a running module sees as `/grid`.
+pub struct GuestGrid {
+    resolver: Resolver,
+}
+
+impl GuestGrid {
+    /// The grid of the evaluation `asking`, whose arguments are `inputs`.
+    pub fn new(kernel: Arc<Kernel>, caller: Caller, inputs: Vec<Value>) -> GuestGrid {
+        GuestGrid { resolver: Resolver { kernel, caller, reach: Reach::Calls, inputs, trace: Trace::default() } }
+    }
+
+    /// What the evaluation went by so far.
+    pub fn trace(&self) -> &Trace {
+        &self.resolver.trace
+    }
+}
+
+impl gridfs_modules::Grid for GuestGrid {
+    fn call<'a>(
+        &'a self,
+        path: &'a str,
+    ) -> Pin<Box<dyn Future<Output = std::result::Result<Target, gridfs_modules::NestedError>> + Send + 'a>> {
+        Box::pin(async move {
+            debug_assert!(self.resolver.caller.depth <= MAX_DEPTH + 1);
+            let target = self.resolver.path(path).await.map_err(Box::new)?;
+            Ok(target.expect("a resolver that may call resolves everything"))
+        })
+    }
+}

@@ -1,0 +1,467 @@
+//! Requests carried out: the one way into a node for the command line, with or without a daemon.
+
+mod request;
+pub mod wire;
+
+use std::io::Read;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use gridfs_modules::manifest::ArgKind;
+use gridfs_modules::{MAX_WASM_BYTES, inspect};
+use gridfs_store::{Batch, Cid, Codec, Durability, Store, Target, Tree, cbor, extract, ingest};
+use tokio::sync::mpsc;
+
+pub use request::{Answer, ChangeRow, Event, ModuleRow, Progress, Request, Row, Source, Spelled, StatsRow, Word};
+
+use crate::describe::Description;
+use crate::error::{Code, Error, Result};
+use crate::module::Caller;
+use crate::names::{Change, check_name};
+use crate::node::Node;
+use crate::parms::Parms;
+use crate::promise::Promise;
+use crate::receipt::cid_of;
+use crate::resolve::{Reach, Resolver};
+
+/// What follows a request: standard input, or a module's bytes.
+pub type Input = Box<dyn Read + Send>;
+
+/// Shortest time between two reports of progress.
+const PROGRESS_EVERY: Duration = Duration::from_millis(100);
+
+/// Carries out requests on a node.
+#[derive(Clone)]
+pub struct Service {
+    node: Arc<Node>,
+    /// Where the node is mounted, if it is.
+    mount: Option<PathBuf>,
+}
+
+impl Service {
+    /// Serves `node`, mounted at `mount`.
+    pub fn new(node: Arc<Node>, mount: Option<PathBuf>) -> Service {
+        Service { node, mount }
+    }
+
+    /// Carries out one request. Dropping the future cancels it: nothing that was not reported as done is kept.
+    pub async fn handle(&self, request: Request, input: Input, events: mpsc::Sender<Event>) {
+        let end = match self.answer(request, input, &events).await {
+            Ok(answer) => Event::Done(answer),
+            Err(error) => Event::Failed { code: error.code, message: error.to_string() },
+        };
+        // A command that went away needs no answer.
+        let _ = events.send(end).await;
+    }
+
+    async fn answer(&self, request: Request, input: Input, events: &mpsc::Sender<Event>) -> Result<Answer> {
+        match request {
+            Request::Ping => Ok(Answer::Pong { mount: self.mount.clone() }),
+            Request::Stop => Err(Error::new(Code::NoDaemon, "no daemon runs")),
+            Request::Put { source, name } => self.put(source, name, input, events).await,
+            Request::Get { what, to } => self.get(&what, to, events).await,
+            Request::Call(spelled) => self.call(&spelled, input, events).await,
+            Request::Path(spelled) => self.path(&spelled, input, events).await,
+            Request::Show { module } => Ok(Answer::Modules(vec![self.show(&module)?])),
+            Request::Names { at } => self.names(at.as_deref()),
+            Request::SetName { name, to } => self.set_name(name, to).await,
+            Request::NameLog { limit } => self.name_log(limit),
+            Request::Rollback { to } => self.rollback(&to),
+            Request::AddModule { name } => self.add_module(name, input).await,
+            Request::Modules => self.modules(),
+            Request::Stats => self.stats(),
+        }
+    }
+
+    fn resolver(&self) -> Resolver {
+        Resolver::new(self.node.kernel.clone(), Reach::Calls)
+    }
+
+    async fn put(
+        &self,
+        source: Source,
+        name: Option<String>,
+        input: Input,
+        events: &mpsc::Sender<Event>,
+    ) -> Result<Answer> {
+        if let Some(name) = &name {
+            check_name(name)?;
+        }
+        let target = store(self.node.kernel.store.clone(), source, input, events.clone()).await?;
+        if let Some(name) = &name {
+            self.node.kernel.names.change(&[(name.clone(), Some(target.clone()))])?;
+        }
+        Ok(Answer::Stored(row(name.unwrap_or_default(), &target)))
+    }
+
+    async fn get(&self, what: &str, to: Option<PathBuf>, events: &mpsc::Sender<Event>) -> Result<Answer> {
+        let target = self.target(what).await?;
+        match (&target, to) {
+            (_, Some(to)) => write_out(self.node.kernel.store.clone(), target, to, events.clone()).await?,
+            (Target::File { .. }, None) => self.send_data(&target, events).await?,
+            _ => {
+                let why = format!("{what} is a directory; say where it goes: gridfs get {what} DIR");
+                return Err(Error::new(Code::Usage, why));
+            }
+        }
+        Ok(Answer::Done)
+    }
+
+    /// What a CID, a name or a grid path stands for.
+    async fn target(&self, what: &str) -> Result<Target> {
+        let resolver = self.resolver();
+        let inside = self.mount.as_ref().and_then(|mount| Path::new(what).strip_prefix(mount).ok());
+        let what = inside.and_then(Path::to_str).map_or_else(|| what.to_owned(), |inside| format!("/{inside}"));
+        if what.starts_with('/') {
+            return Ok(resolver.path(&what).await?.expect("a resolver that may call resolves everything"));
+        }
+        resolver.name(&what)
+    }
+
+    async fn send_data(&self, target: &Target, events: &mpsc::Sender<Event>) -> Result<()> {
+        let Target::File { cid, size_bytes, .. } = target else {
+            return Err(Error::new(Code::General, "the result is not a file"));
+        };
+        let object = self.node.kernel.store.object(cid)?.ok_or(gridfs_store::Error::NotFound { cid: *cid })?;
+        let (size, events) = (*size_bytes, events.clone());
+        blocking(move || {
+            let mut offset = 0;
+            while offset < size {
+                let mut data = vec![0; wire::DATA_BYTES];
+                let read = object.read_at(offset, &mut data)?;
+                data.truncate(read);
+                offset += read as u64;
+                events.blocking_send(Event::Data(data)).map_err(|_| gone())?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn call(&self, spelled: &Spelled, input: Input, events: &mpsc::Sender<Event>) -> Result<Answer> {
+        let (parms, _) = self.parms(spelled, input, events).await?;
+        let reply = self.node.kernel.call(Caller::default(), parms).await?;
+        match &reply.result {
+            Target::Directory { cid } => Ok(Answer::Rows(rows(&*self.node.kernel.store.tree(cid)?))),
+            file => {
+                self.send_data(file, events).await?;
+                Ok(Answer::Done)
+            }
+        }
+    }
+
+    async fn path(&self, spelled: &Spelled, input: Input, events: &mpsc::Sender<Event>) -> Result<Answer> {
+        let (parms, module) = self.parms(spelled, input, events).await?;
+        let required = module.required();
+        let path = if parms.fits(required) {
+            parms.path(required)
+        } else {
+            format!("/{}/{}/@{}", parms.promise, parms.module, self.store_list(&parms)?)
+        };
+        let mount = self.mount.as_ref().map(|mount| mount.display().to_string()).unwrap_or_default();
+        Ok(Answer::Path(mount + &path))
+    }
+
+    /// Stores the list of arguments that are too long for a path.
+    fn store_list(&self, parms: &Parms) -> Result<Cid> {
+        let mut batch = self.node.kernel.store.batch();
+        let cid = batch.put_bytes(Codec::DagCbor, &cbor::to_vec(&parms.arguments))?;
+        batch.commit(Durability::Durable)?;
+        Ok(cid)
+    }
+
+    /// Resolves a call as it was typed; local files are stored first.
+    async fn parms(
+        &self,
+        spelled: &Spelled,
+        input: Input,
+        events: &mpsc::Sender<Event>,
+    ) -> Result<(Parms, Arc<Description>)> {
+        let kernel = &self.node.kernel;
+        let resolver = self.resolver();
+        let promise = resolver.cid(&spelled.promise)?;
+        kernel.promise(&promise)?;
+        let module = kernel.modules.get(&resolver.cid(&spelled.module)?)?;
+        let mut input = Some(input);
+        let mut texts = Vec::new();
+        for (index, word) in spelled.arguments.iter().enumerate() {
+            let kind = module.argument(index).map(|argument| argument.kind);
+            let is_object = matches!(kind, Some(ArgKind::Blob | ArgKind::Tree));
+            let source = match &word.local {
+                _ if !is_object => None,
+                Some(path) => Some(Source::Path(path.clone())),
+                None if word.text == "-" => Some(Source::Stream),
+                None => None,
+            };
+            let Some(source) = source else {
+                texts.push(word.text.clone());
+                continue;
+            };
+            let stream = match source {
+                Source::Path(_) => Box::new(std::io::empty()),
+                Source::Stream => input.take().ok_or_else(|| Error::new(Code::Usage, "- can be given only once"))?,
+            };
+            let target = store(kernel.store.clone(), source, stream, events.clone()).await?;
+            texts.push(cid_of(&target).expect("files and directories have a CID").to_string());
+        }
+        let parms = resolver.parms(promise, &module, &texts).await?;
+        Ok((parms.expect("a resolver that may call resolves everything"), module))
+    }
+
+    fn show(&self, name: &str) -> Result<ModuleRow> {
+        let cid = self.resolver().cid(name)?;
+        let module = self.node.kernel.modules.get(&cid)?;
+        Ok(module_row(name, &module))
+    }
+
+    fn modules(&self) -> Result<Answer> {
+        let kernel = &self.node.kernel;
+        let table = kernel.names.table();
+        let modules = table.entries().iter().filter(|entry| kernel.modules.names_module(&entry.target));
+        let row = |entry: &gridfs_store::TreeEntry| {
+            let cid = cid_of(&entry.target).expect("a module is a file");
+            // A module that can't be read any more is listed by `name list`.
+            let module = kernel.modules.get(&cid).ok()?;
+            Some(module_row(&String::from_utf8_lossy(&entry.name), &module))
+        };
+        Ok(Answer::Modules(modules.filter_map(row).collect()))
+    }
+
+    async fn add_module(&self, name: Option<String>, input: Input) -> Result<Answer> {
+        let kernel = self.node.kernel.clone();
+        let (target, own_name) = blocking(move || {
+            let mut wasm = Vec::new();
+            let read = input.take(MAX_WASM_BYTES + 1).read_to_end(&mut wasm);
+            read.map_err(|e| Error::caused(Code::General, "can't read the module", e))?;
+            let manifest = inspect(&wasm).map_err(|e| Error::caused(Code::NotModule, e.to_string(), e))?;
+            let mut batch = kernel.store.batch();
+            let cid = batch.put_bytes(Codec::Raw, &wasm)?;
+            batch.commit(Durability::Durable)?;
+            kernel.load(&cid)?;
+            Ok((Target::File { cid, size_bytes: wasm.len() as u64, executable: false }, manifest.name))
+        })
+        .await?;
+        let name = name.unwrap_or(own_name);
+        self.node.kernel.names.change(&[(name.clone(), Some(target.clone()))])?;
+        Ok(Answer::Stored(row(name, &target)))
+    }
+
+    fn names(&self, at: Option<&str>) -> Result<Answer> {
+        let names = &self.node.kernel.names;
+        let table = match at {
+            Some(root) => names.table_at(&parse_root(root)?)?,
+            None => names.table(),
+        };
+        Ok(Answer::Rows(rows(&table)))
+    }
+
+    async fn set_name(&self, name: String, to: Option<String>) -> Result<Answer> {
+        let names = &self.node.kernel.names;
+        let target = match to {
+            Some(what) => Some(self.target(&what).await?),
+            None if names.get(&name).is_none() => {
+                return Err(Error::new(Code::UnknownName, format!("there is no name {name:?}")));
+            }
+            None => None,
+        };
+        Ok(Answer::Root(names.change(&[(name, target)])?.to_string()))
+    }
+
+    fn name_log(&self, limit: usize) -> Result<Answer> {
+        let names = &self.node.kernel.names;
+        let row = |(cid, root): (Cid, crate::names::Root)| {
+            let time = jiff::Timestamp::from_millisecond(i64::try_from(root.time_ms).unwrap_or(i64::MAX));
+            let time = time.map_or_else(|_| "?".into(), |time| time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
+            let changes = names.diff(&root)?.iter().map(change_line).collect();
+            Ok(ChangeRow { root: cid.to_string(), time, changes })
+        };
+        Ok(Answer::Changes(names.history(limit)?.into_iter().map(row).collect::<Result<_>>()?))
+    }
+
+    fn rollback(&self, to: &str) -> Result<Answer> {
+        Ok(Answer::Root(self.node.kernel.names.rollback(&parse_root(to)?)?.to_string()))
+    }
+
+    fn stats(&self) -> Result<Answer> {
+        let kernel = &self.node.kernel;
+        let stats = kernel.store.stats()?;
+        let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        Ok(Answer::Stats(StatsRow {
+            objects: stats.objects,
+            chunks: stats.chunks,
+            memos: stats.memos,
+            names: kernel.names.table().entries().len() as u64,
+            plain_bytes: stats.plain_bytes,
+            stored_bytes: stats.stored_bytes,
+            disk_bytes: stats.disk_bytes,
+            calls: count(&kernel.counters.calls),
+            hits: count(&kernel.counters.hits),
+            runs: count(&kernel.counters.runs),
+            failures: count(&kernel.counters.failures),
+            running: kernel.running() as u64,
+        }))
+    }
+}
+
+/// Stores a file, a directory or a stream, durably.
+async fn store(store: Arc<Store>, source: Source, mut input: Input, events: mpsc::Sender<Event>) -> Result<Target> {
+    blocking(move || {
+        let mut batch = store.batch();
+        let target = match source {
+            Source::Path(path) => put_path(&mut batch, &path, events)?,
+            Source::Stream => {
+                let mut counted = Counted { inner: &mut input, report: Report::new(events) };
+                let (cid, size_bytes) = batch.put_reader(Codec::Raw, &mut counted)?;
+                Target::File { cid, size_bytes, executable: false }
+            }
+        };
+        batch.commit(Durability::Durable)?;
+        Ok(target)
+    })
+    .await
+}
+
+fn put_path(batch: &mut Batch, path: &Path, events: mpsc::Sender<Event>) -> Result<Target> {
+    let mut report = Report::new(events);
+    let target = ingest::put_path(batch, path, &mut |event| {
+        drop(match event {
+            ingest::Event::Bytes(bytes) => report.add(0, bytes),
+            ingest::Event::File(_) => report.add(1, 0),
+            ingest::Event::Skipped { path, why } => report.note(format!("left out {}: {why}", path.display())),
+        })
+    })?;
+    Ok(target)
+}
+
+async fn write_out(store: Arc<Store>, target: Target, to: PathBuf, events: mpsc::Sender<Event>) -> Result<()> {
+    blocking(move || {
+        let mut report = Report::new(events);
+        let _ = &ControlFlow::<()>::Continue(());
+        extract::get(&store, &target, &to, &mut |event| {
+            drop(match event {
+                extract::Event::Bytes(bytes) => report.add(0, bytes),
+                extract::Event::File(_) => report.add(1, 0),
+            })
+        })?;
+        Ok(())
+    })
+    .await
+}
+
+/// Runs what blocks where it may.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(_) => Err(Error::new(Code::General, "a worker thread died; see the daemon's log")),
+    }
+}
+
+fn gone() -> Error {
+    Error::new(Code::Interrupted, "the command went away")
+}
+
+/// Reports progress, not too often, and notices when nobody listens any more.
+struct Report {
+    events: mpsc::Sender<Event>,
+    progress: Progress,
+    last: Instant,
+}
+
+impl Report {
+    fn new(events: mpsc::Sender<Event>) -> Report {
+        Report { events, progress: Progress::default(), last: Instant::now() }
+    }
+
+    fn add(&mut self, files: u64, bytes: u64) -> ControlFlow<()> {
+        self.progress.files += files;
+        self.progress.bytes += bytes;
+        if self.events.is_closed() {
+            return ControlFlow::Break(());
+        }
+        if self.last.elapsed() >= PROGRESS_EVERY {
+            self.last = Instant::now();
+            // Progress that finds no room is superseded by the next.
+            let _ = self.events.try_send(Event::Progress(self.progress));
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn note(&mut self, text: String) -> ControlFlow<()> {
+        match self.events.blocking_send(Event::Note(text)) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        }
+    }
+}
+
+/// A reader that reports how far it is.
+struct Counted<'a> {
+    inner: &'a mut Input,
+    report: Report,
+}
+
+impl Read for Counted<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        match self.report.add(0, read as u64) {
+            ControlFlow::Continue(()) => Ok(read),
+            ControlFlow::Break(()) => Err(std::io::Error::other("the command went away")),
+        }
+    }
+}
+
+fn parse_root(text: &str) -> Result<Cid> {
+    text.parse()
+        .map_err(|e| Error::caused(Code::Usage, format!("{text:?} is not a root; `gridfs name log` lists them"), e))
+}
+
+fn rows(tree: &Tree) -> Vec<Row> {
+    tree.entries().iter().map(|entry| row(String::from_utf8_lossy(&entry.name).into_owned(), &entry.target)).collect()
+}
+
+fn row(name: String, target: &Target) -> Row {
+    let (kind, size_bytes) = match target {
+        Target::File { size_bytes, executable: false, .. } => ("file", Some(*size_bytes)),
+        Target::File { size_bytes, executable: true, .. } => ("executable", Some(*size_bytes)),
+        Target::Directory { .. } => ("directory", None),
+        Target::Symlink { .. } => ("symlink", None),
+    };
+    Row { name, kind: kind.into(), cid: cid_of(target).map(|cid| cid.to_string()), size_bytes }
+}
+
+fn change_line(change: &Change) -> String {
+    let cid = |target: &Target| cid_of(target).map(|cid| cid.to_string()).unwrap_or_default();
+    match (&change.before, &change.after) {
+        (None, Some(after)) => format!("+ {} {}", change.name, cid(after)),
+        (Some(before), None) => format!("- {} {}", change.name, cid(before)),
+        (Some(before), Some(after)) => format!("~ {} {} -> {}", change.name, cid(before), cid(after)),
+        (None, None) => String::new(),
+    }
+}
+
+fn module_row(name: &str, module: &Description) -> ModuleRow {
+    let manifest = &module.manifest;
+    let arguments = manifest.args.iter().map(|argument| {
+        let kind = format!("{:?}", argument.kind).to_lowercase();
+        match (argument.required, argument.variadic) {
+            (_, true) => format!("[{}:{kind}...]", argument.name),
+            (false, false) => format!("[{}:{kind}]", argument.name),
+            (true, false) => format!("{}:{kind}", argument.name),
+        }
+    });
+    let usage = std::iter::once(name.to_owned()).chain(arguments).collect::<Vec<_>>().join(" ");
+    let promises = [("local", Promise::local()), ("pub", Promise::public())];
+    let covering = promises.into_iter().filter(|(_, promise)| promise.covers(&module.cid));
+    ModuleRow {
+        name: name.to_owned(),
+        cid: module.cid.to_string(),
+        module: format!("{} {}", manifest.name, manifest.version),
+        usage,
+        returns: if module.returns_tree() { "tree".into() } else { "blob".into() },
+        promise: manifest.promise.clone(),
+        runs_under: covering.map(|(name, p)| (name.to_owned(), p.cid().to_string(), p.text.clone())).collect(),
+    }
+}

@@ -1,0 +1,259 @@
+//! What the command line asks of a node, and what it hears back.
+//!
+//! The same requests are carried out in the command's own process when no daemon runs, and sent to the daemon's
+//! socket when one does.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Code;
+
+/// Something to be done.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Request {
+    /// Is a daemon there?
+    Ping,
+    /// Unmount and end the daemon.
+    Stop,
+    /// Store a file or directory, and name it.
+    Put {
+        /// What to store.
+        source: Source,
+        /// The name to give it.
+        name: Option<String>,
+    },
+    /// Read an object: as data, or to a new path.
+    Get {
+        /// A CID, a name or a grid path.
+        what: String,
+        /// Where to; without it a file comes as data.
+        to: Option<PathBuf>,
+    },
+    /// Make a call; the result comes as data.
+    Call(Spelled),
+    /// The canonical path of a call, which is not made.
+    Path(Spelled),
+    /// What a module says of itself.
+    Show {
+        /// A name or CID.
+        module: String,
+    },
+    /// The names, now or as of an older root.
+    Names {
+        /// That root.
+        at: Option<String>,
+    },
+    /// Bind a name, or unbind it.
+    SetName {
+        /// The name.
+        name: String,
+        /// A CID, name or grid path; `None` removes the name.
+        to: Option<String>,
+    },
+    /// The newest changes of the symbol table.
+    NameLog {
+        /// How many.
+        limit: usize,
+    },
+    /// Make an older state of the symbol table the newest again.
+    Rollback {
+        /// Its root.
+        to: String,
+    },
+    /// Store the module that follows as a stream, and name it.
+    AddModule {
+        /// The name; without it the manifest's.
+        name: Option<String>,
+    },
+    /// The modules that have names.
+    Modules,
+    /// Counts and sizes.
+    Stats,
+}
+
+impl Request {
+    /// Whether input may follow the request.
+    pub fn streams(&self) -> bool {
+        match self {
+            Request::Put { source, .. } => matches!(source, Source::Stream),
+            Request::Call(spelled) | Request::Path(spelled) => spelled.arguments.iter().any(|word| word.text == "-"),
+            Request::AddModule { .. } => true,
+            _ => false,
+        }
+    }
+}
+
+/// Bytes to be stored.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Source {
+    /// An absolute path.
+    Path(PathBuf),
+    /// What follows the request.
+    Stream,
+}
+
+/// A call as it was typed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Spelled {
+    /// Name or CID of the promise.
+    pub promise: String,
+    /// Name or CID of the module.
+    pub module: String,
+    /// The arguments.
+    pub arguments: Vec<Word>,
+}
+
+/// An argument as it was typed. What it means depends on the type that the module declares.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Word {
+    /// The text; `-` is standard input where an object is wanted.
+    pub text: String,
+    /// The absolute path of the local file or directory of that name, if there is one.
+    pub local: Option<PathBuf>,
+}
+
+/// What is heard while a request is carried out.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Event {
+    /// Bytes of the result, in order.
+    Data(#[serde(with = "bytes")] Vec<u8>),
+    /// How far it is.
+    Progress(Progress),
+    /// Something the user should know.
+    Note(String),
+    /// The end: it worked.
+    Done(Answer),
+    /// The end: it did not.
+    Failed {
+        /// What kind of failure.
+        code: Code,
+        /// In words.
+        message: String,
+    },
+}
+
+/// How far something is.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Files done.
+    pub files: u64,
+    /// Bytes done.
+    pub bytes: u64,
+    /// Bytes in all, where that is known.
+    pub total_bytes: Option<u64>,
+}
+
+/// The end of a request that worked.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Answer {
+    /// Nothing more to say.
+    Done,
+    /// A daemon is there.
+    Pong {
+        /// Where it is mounted.
+        mount: Option<PathBuf>,
+    },
+    /// What was stored.
+    Stored(Row),
+    /// The root that the symbol table has now.
+    Root(String),
+    /// Names, or the entries of a directory.
+    Rows(Vec<Row>),
+    /// Changes of the symbol table, newest first.
+    Changes(Vec<ChangeRow>),
+    /// Modules.
+    Modules(Vec<ModuleRow>),
+    /// The path of a call: below the mount if there is one.
+    Path(String),
+    /// Counts.
+    Stats(StatsRow),
+}
+
+/// A name and what it stands for.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// The name; empty where there is none.
+    pub name: String,
+    /// `file`, `executable`, `directory` or `symlink`.
+    pub kind: String,
+    /// Its CID; absent for a symbolic link.
+    pub cid: Option<String>,
+    /// Size of a file.
+    pub size_bytes: Option<u64>,
+}
+
+/// One state of the symbol table.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct ChangeRow {
+    /// Its root.
+    pub root: String,
+    /// When, RFC 3339.
+    pub time: String,
+    /// What it changed, a line each.
+    pub changes: Vec<String>,
+}
+
+/// A module as it is shown.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct ModuleRow {
+    /// The name it was asked by, or stands under.
+    pub name: String,
+    /// Its CID.
+    pub cid: String,
+    /// Its own name and version.
+    pub module: String,
+    /// How it is called.
+    pub usage: String,
+    /// `blob` or `tree`.
+    pub returns: String,
+    /// What it promises.
+    pub promise: String,
+    /// The promises it would run under: name, CID and text.
+    pub runs_under: Vec<(String, String, String)>,
+}
+
+/// Counts and sizes of a node.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub struct StatsRow {
+    /// Objects stored.
+    pub objects: u64,
+    /// Distinct chunks.
+    pub chunks: u64,
+    /// Remembered results.
+    pub memos: u64,
+    /// Names.
+    pub names: u64,
+    /// Bytes of all distinct chunks.
+    pub plain_bytes: u64,
+    /// Bytes of all packs.
+    pub stored_bytes: u64,
+    /// Bytes of packs and index on disk.
+    pub disk_bytes: u64,
+    /// Calls since this process started.
+    pub calls: u64,
+    /// Of these, answered from memory of earlier ones.
+    pub hits: u64,
+    /// Evaluations started.
+    pub runs: u64,
+    /// Evaluations that failed.
+    pub failures: u64,
+    /// Evaluations under way.
+    pub running: u64,
+}
+
+/// CBOR byte strings for `Vec<u8>`.
+pub(super) mod bytes {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(crate) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(bytes)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        match ciborium::Value::deserialize(deserializer)? {
+            ciborium::Value::Bytes(bytes) => Ok(bytes),
+            _ => Err(serde::de::Error::custom("expected a byte string")),
+        }
+    }
+}

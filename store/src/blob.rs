@@ -1,0 +1,179 @@
+//! An object on its way in: cut into chunks, hashed as a whole, closed with a manifest if it has several.
+
+use std::io::Read;
+
+use crate::batch::Batch;
+use crate::chunker::Chunker;
+use crate::cid::{Cid, Codec};
+use crate::error::Error;
+use crate::hash::Hash;
+use crate::manifest::{self, Builder};
+use crate::pack::Class;
+
+/// A raw blob written piecemeal. Several may be open over one batch; each holds at most 1 MiB.
+///
+/// Dropped without [`BlobWriter::finish`] it leaves no object.
+pub struct BlobWriter {
+    codec: Codec,
+    chunker: Chunker,
+    /// There from the second chunk on: an object of one chunk needs neither.
+    long: Option<Long>,
+    size_bytes: u64,
+    fan_out: usize,
+}
+
+struct Long {
+    hasher: blake3::Hasher,
+    manifest: Builder,
+}
+
+impl Default for BlobWriter {
+    fn default() -> BlobWriter {
+        BlobWriter::new()
+    }
+}
+
+impl BlobWriter {
+    /// An empty blob.
+    pub fn new() -> BlobWriter {
+        BlobWriter::over(Codec::Raw, Chunker::default(), manifest::FAN_OUT)
+    }
+
+    pub(crate) fn over(codec: Codec, mut chunker: Chunker, fan_out: usize) -> BlobWriter {
+        chunker.reset();
+        BlobWriter { codec, chunker, long: None, size_bytes: 0, fan_out }
+    }
+
+    /// Bytes written so far.
+    pub fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    /// Appends bytes.
+    pub fn write(&mut self, batch: &mut Batch, mut bytes: &[u8]) -> Result<(), Error> {
+        while !bytes.is_empty() {
+            let taken = self.chunker.take(bytes);
+            bytes = &bytes[taken..];
+            self.size_bytes += taken as u64;
+            self.store_chunks(batch)?;
+        }
+        Ok(())
+    }
+
+    /// Appends all that `reader` gives; `hint` is the size expected.
+    pub(crate) fn write_all_of(
+        &mut self,
+        batch: &mut Batch,
+        reader: &mut dyn Read,
+        mut hint: usize,
+        observe: &mut dyn FnMut(u64),
+    ) -> Result<(), Error> {
+        loop {
+            let read = self.chunker.fill(reader, hint + 1).map_err(Error::Source)?;
+            if read == 0 {
+                return Ok(());
+            }
+            hint = hint.saturating_sub(read);
+            self.size_bytes += read as u64;
+            observe(read as u64);
+            self.store_chunks(batch)?;
+        }
+    }
+
+    fn store_chunks(&mut self, batch: &mut Batch) -> Result<(), Error> {
+        while let Some(chunk) = self.chunker.next(false) {
+            let long = self.long.get_or_insert_with(|| Long::new(self.fan_out));
+            long.add(batch, self.codec, chunk)?;
+        }
+        Ok(())
+    }
+
+    /// Stores the last bytes and names the blob. It is visible once the batch is committed.
+    pub fn finish(self, batch: &mut Batch) -> Result<(Cid, u64), Error> {
+        self.finish_keeping(batch).map(|(cid, size_bytes, _)| (cid, size_bytes))
+    }
+
+    /// As `finish`, and gives the buffer back.
+    pub(crate) fn finish_keeping(mut self, batch: &mut Batch) -> Result<(Cid, u64, Chunker), Error> {
+        let first = self.chunker.next(true).unwrap_or_default();
+        let one_chunk = self.long.is_none() && first.len() as u64 == self.size_bytes;
+        let hash = if one_chunk {
+            batch.put_chunk(class_of(self.codec), first, true)?
+        } else {
+            let mut long = self.long.unwrap_or_else(|| Long::new(self.fan_out));
+            if !first.is_empty() {
+                long.add(batch, self.codec, first)?;
+            }
+            while let Some(chunk) = self.chunker.next(true) {
+                long.add(batch, self.codec, chunk)?;
+            }
+            long.finish(batch)?
+        };
+        Ok((Cid { codec: self.codec, hash }, self.size_bytes, self.chunker))
+    }
+}
+
+impl Long {
+    fn new(fan_out: usize) -> Long {
+        Long { hasher: blake3::Hasher::new(), manifest: Builder::new(fan_out) }
+    }
+
+    fn add(&mut self, batch: &mut Batch, codec: Codec, chunk: &[u8]) -> Result<(), Error> {
+        self.hasher.update(chunk);
+        let hash = batch.put_chunk(class_of(codec), chunk, false)?;
+        let mut store = |node: &[u8]| batch.put_chunk(Class::Meta, node, false);
+        self.manifest.push(&hash, chunk.len() as u64, &mut store)
+    }
+
+    fn finish(self, batch: &mut Batch) -> Result<Hash, Error> {
+        let root = self.manifest.finish(&mut |node: &[u8]| batch.put_chunk(Class::Meta, node, false))?;
+        let hash = self.hasher.finalize().into();
+        batch.put_manifest(&hash, &root)?;
+        Ok(hash)
+    }
+}
+
+fn class_of(codec: Codec) -> Class {
+    match codec {
+        Codec::Raw => Class::Data,
+        Codec::DagCbor => Class::Meta,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::Node;
+    use crate::store::{Options, Store};
+    use crate::writer::Durability;
+
+    /// With four entries a node, five mebibytes need a manifest of several levels.
+    #[test]
+    fn an_object_of_several_manifest_levels_reads_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut bytes = vec![0; 5 << 20];
+        blake3::Hasher::new().finalize_xof().fill(&mut bytes);
+        let mut store = std::sync::Arc::new(Store::open(dir.path(), Options::default()).unwrap());
+        let mut batch = store.batch();
+        let mut blob = BlobWriter::over(Codec::Raw, Chunker::default(), 4);
+        blob.write(&mut batch, &bytes).unwrap();
+        let (cid, size_bytes) = blob.finish(&mut batch).unwrap();
+        batch.commit(Durability::Durable).unwrap();
+        assert_eq!((cid, size_bytes), (Cid::of(Codec::Raw, &bytes), 5 << 20));
+        for _ in 0..2 {
+            let location = store.index().get(&cid.hash).unwrap().unwrap();
+            let root = store.slice(&cid.hash, &location).unwrap();
+            let node = Node::parse(root.bytes()).unwrap();
+            assert_eq!((node.level, node.span_bytes()), (3, 5 << 20));
+            assert!(store.read(&cid, 8 << 20).unwrap() == bytes);
+            let object = store.object(&cid).unwrap().unwrap();
+            for offset in (0..bytes.len()).step_by(99_991) {
+                let mut buf = [0; 1000];
+                let read = object.read_at(offset as u64, &mut buf).unwrap();
+                assert_eq!(buf[..read], bytes[offset..bytes.len().min(offset + 1000)], "offset {offset}");
+            }
+            drop((object, root, store));
+            store = std::sync::Arc::new(Store::open(dir.path(), Options::default()).unwrap());
+        }
+    }
+}

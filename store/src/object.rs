@@ -1,0 +1,157 @@
+//! One stored object, read piecewise.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::cid::Cid;
+use crate::error::Error;
+use crate::hash::Hash;
+use crate::location::Location;
+use crate::manifest::{Node, Span};
+use crate::record::Record;
+use crate::store::Store;
+
+/// An object in the store. Cheap to clone; every chunk read through it is verified.
+#[derive(Clone)]
+pub struct Object {
+    store: Arc<Store>,
+    cid: Cid,
+    shape: Shape,
+    size_bytes: u64,
+}
+
+#[derive(Clone)]
+enum Shape {
+    Chunk(Location),
+    Manifest(Slice),
+}
+
+/// A member's bytes inside a decoded record.
+#[derive(Clone)]
+pub(crate) struct Slice {
+    pub record: Arc<Record>,
+    pub member: usize,
+}
+
+impl Slice {
+    pub fn bytes(&self) -> &[u8] {
+        &self.record.plain()[self.record.members[self.member].range.clone()]
+    }
+}
+
+impl Object {
+    pub(crate) fn open(store: Arc<Store>, cid: Cid, location: Location) -> Result<Object, Error> {
+        if !location.manifest {
+            let size_bytes = location.plain_bytes.into();
+            return Ok(Object { store, cid, shape: Shape::Chunk(location), size_bytes });
+        }
+        let slice = store.slice(&cid.hash, &location)?;
+        let object = cid.hash;
+        let node = Node::parse(slice.bytes()).map_err(|what| Error::Manifest { object, what })?;
+        let size_bytes = node.span_bytes();
+        Ok(Object { store, cid, shape: Shape::Manifest(slice), size_bytes })
+    }
+
+    /// The object's name.
+    pub fn cid(&self) -> Cid {
+        self.cid
+    }
+
+    /// Length of the object in bytes.
+    pub fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    /// Reads from `offset` until `buf` is full or the object ends; returns how much that was.
+    ///
+    /// Every chunk is verified against its hash; the hash of the whole object is checked by
+    /// [`Store::read`] and [`crate::extract`], which see all of it.
+    pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize, Error> {
+        let mut filled = 0;
+        while filled < buf.len() && offset + (filled as u64) < self.size_bytes {
+            let at = offset + filled as u64;
+            let (slice, start) = self.chunk_at(at)?;
+            let chunk = &slice.bytes()[(at - start) as usize..];
+            let len = chunk.len().min(buf.len() - filled);
+            buf[filled..filled + len].copy_from_slice(&chunk[..len]);
+            filled += len;
+        }
+        Ok(filled)
+    }
+
+    /// Reads the object from front to back. Errors are [`Error`] inside [`io::Error`].
+    pub fn reader(&self) -> impl io::Read + Send + use<> {
+        Reader { object: self.clone(), offset: 0 }
+    }
+
+    /// The chunk that holds `offset`, which lies inside the object, and where the chunk starts.
+    fn chunk_at(&self, offset: u64) -> Result<(Slice, u64), Error> {
+        match &self.shape {
+            Shape::Chunk(location) => Ok((self.store.slice(&self.cid.hash, location)?, 0)),
+            Shape::Manifest(root) => self.descend(root, offset),
+        }
+    }
+
+    fn descend(&self, root: &Slice, offset: u64) -> Result<(Slice, u64), Error> {
+        let mut slice = root.clone();
+        let (mut start, mut span_bytes, mut level) = (0, self.size_bytes, None);
+        loop {
+            let node = Node::parse(slice.bytes()).map_err(|what| self.bad(what))?;
+            if level.is_some_and(|level| node.level != level) || node.span_bytes() != span_bytes {
+                return Err(self.bad("does not fit together"));
+            }
+            let span = node.find(offset - start).map_err(|what| self.bad(what))?;
+            let below = node.level.checked_sub(1);
+            start += span.start;
+            span_bytes = span.end - span.start;
+            level = below;
+            slice = self.child(&span)?;
+            if below.is_none() {
+                let fits = slice.bytes().len() as u64 == span_bytes;
+                return fits.then_some((slice, start)).ok_or_else(|| self.bad("does not fit its chunks"));
+            }
+        }
+    }
+
+    fn child(&self, span: &Span) -> Result<Slice, Error> {
+        match self.store.index().get(&span.hash)? {
+            Some(location) => self.store.slice(&span.hash, &location),
+            None => Err(Error::Missing { object: self.cid.hash, chunk: span.hash }),
+        }
+    }
+
+    fn bad(&self, what: &'static str) -> Error {
+        Error::Manifest { object: self.cid.hash, what }
+    }
+
+    /// Calls `sink` with each chunk in order and checks the whole object's hash at the end.
+    pub(crate) fn stream(&self, sink: &mut dyn FnMut(&[u8]) -> Result<(), Error>) -> Result<(), Error> {
+        let mut hasher = blake3::Hasher::new();
+        let mut offset = 0;
+        while offset < self.size_bytes {
+            let (slice, start) = self.chunk_at(offset)?;
+            let chunk = slice.bytes();
+            hasher.update(chunk);
+            sink(chunk)?;
+            offset = start + chunk.len() as u64;
+        }
+        let found: Hash = hasher.finalize().into();
+        match found == self.cid.hash {
+            true => Ok(()),
+            false => Err(Error::Mismatch { cid: self.cid, found }),
+        }
+    }
+}
+
+struct Reader {
+    object: Object,
+    offset: u64,
+}
+
+impl io::Read for Reader {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let read = self.object.read_at(self.offset, buf).map_err(io::Error::other)?;
+        self.offset += read as u64;
+        Ok(read)
+    }
+}

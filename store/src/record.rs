@@ -1,0 +1,393 @@
+//! One record of a pack: a checked header, a table of keys, and the members' bytes compressed together.
+//!
+//! ```text
+//! 0      4    5     6     8            12          16                  20                     24
+//! | gRec | kind | codec | count | stored len | plain len | crc32 table+body | crc32 header[0..20] |
+//! | count x { key 32 | plain length, bit 31 = whole object } | body |
+//! ```
+//!
+//! Invariants: a decoded record's members lie inside its plain bytes and fill them exactly; a decoded
+//! chunk record's members hash to their keys. Lengths are capped before anything is allocated.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use zstd::bulk::{Compressor, Decompressor};
+
+use crate::hash::Hash;
+
+pub const HEADER_BYTES: usize = 24;
+pub const ENTRY_BYTES: usize = 36;
+pub const MAGIC: [u8; 4] = *b"gRec";
+/// A draft of this plain size is full; with one member more it stays below twice this.
+pub const FULL_BYTES: usize = 256 * 1024;
+/// A draft of this many members is full.
+pub const FULL_MEMBERS: usize = 4096;
+/// Cap on the plain length a header may claim (footers have their own).
+const MAX_PLAIN_BYTES: u32 = 1024 * 1024;
+const MAX_FOOTER_BYTES: u32 = 64 * 1024 * 1024;
+const WHOLE: u32 = 1 << 31;
+
+const LEVEL: i32 = 3;
+const SAMPLE_LEVEL: i32 = 1;
+const SAMPLE_BYTES: usize = 16 * 1024;
+const SAMPLE_PIECES: usize = 4;
+
+/// What a record holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Chunks = 1,
+    Manifests = 2,
+    Memos = 3,
+    Commit = 4,
+    Footer = 5,
+}
+
+impl Kind {
+    fn parse(byte: u8) -> Option<Kind> {
+        [Kind::Chunks, Kind::Manifests, Kind::Memos, Kind::Commit, Kind::Footer]
+            .into_iter()
+            .find(|kind| *kind as u8 == byte)
+    }
+
+    fn max_plain_bytes(self) -> u32 {
+        if self == Kind::Footer { MAX_FOOTER_BYTES } else { MAX_PLAIN_BYTES }
+    }
+}
+
+/// Why bytes are not a record.
+pub type Flaw = &'static str;
+
+/// The fixed part of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    pub kind: Kind,
+    pub compressed: bool,
+    pub count: u16,
+    pub stored_bytes: u32,
+    pub plain_bytes: u32,
+    pub crc: u32,
+}
+
+impl Header {
+    pub fn encode(&self) -> [u8; HEADER_BYTES] {
+        let mut bytes = [0; HEADER_BYTES];
+        bytes[..4].copy_from_slice(&MAGIC);
+        bytes[4] = self.kind as u8;
+        bytes[5] = u8::from(self.compressed);
+        bytes[6..8].copy_from_slice(&self.count.to_le_bytes());
+        bytes[8..12].copy_from_slice(&self.stored_bytes.to_le_bytes());
+        bytes[12..16].copy_from_slice(&self.plain_bytes.to_le_bytes());
+        bytes[16..20].copy_from_slice(&self.crc.to_le_bytes());
+        let crc = crc32fast::hash(&bytes[..20]);
+        bytes[20..].copy_from_slice(&crc.to_le_bytes());
+        bytes
+    }
+
+    pub fn decode(bytes: &[u8]) -> Result<Header, Flaw> {
+        let bytes = bytes.get(..HEADER_BYTES).ok_or("the record header is cut short")?;
+        if bytes[..4] != MAGIC {
+            return Err("no record begins here");
+        }
+        if crc32fast::hash(&bytes[..20]) != le32(bytes, 20) {
+            return Err("the record header fails its CRC");
+        }
+        let header = Header {
+            kind: Kind::parse(bytes[4]).ok_or("the record kind is unknown")?,
+            compressed: match bytes[5] {
+                0 => false,
+                1 => true,
+                _ => return Err("the record codec is unknown"),
+            },
+            count: u16::from_le_bytes([bytes[6], bytes[7]]),
+            stored_bytes: le32(bytes, 8),
+            plain_bytes: le32(bytes, 12),
+            crc: le32(bytes, 16),
+        };
+        header.check()?;
+        Ok(header)
+    }
+
+    fn check(&self) -> Result<(), Flaw> {
+        let plausible = self.plain_bytes <= self.kind.max_plain_bytes()
+            && self.stored_bytes <= self.plain_bytes
+            && (self.compressed || self.stored_bytes == self.plain_bytes);
+        plausible.then_some(()).ok_or("the record lengths are impossible")
+    }
+
+    pub fn table_bytes(&self) -> usize {
+        usize::from(self.count) * ENTRY_BYTES
+    }
+
+    /// Length of the whole record on disk.
+    pub fn record_bytes(&self) -> u64 {
+        (HEADER_BYTES + self.table_bytes()) as u64 + u64::from(self.stored_bytes)
+    }
+}
+
+fn le32(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("a slice of four"))
+}
+
+/// One member of a record, as its table describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    pub key: Hash,
+    /// Whether the chunk is an object by itself.
+    pub whole: bool,
+    /// Where its bytes lie in the record's plain bytes.
+    pub range: Range<usize>,
+}
+
+/// Parses a table whose members must fill `plain_bytes` exactly.
+pub fn parse_table(table: &[u8], plain_bytes: u32) -> Result<Vec<Member>, Flaw> {
+    let mut start = 0usize;
+    let mut members = Vec::with_capacity(table.len() / ENTRY_BYTES);
+    for entry in table.chunks_exact(ENTRY_BYTES) {
+        let key = Hash(entry[..32].try_into().expect("the first 32 of 36 bytes"));
+        let word = le32(entry, 32);
+        let end = start + (word & !WHOLE) as usize;
+        members.push(Member { key, whole: word & WHOLE != 0, range: start..end });
+        start = end;
+    }
+    let exact = start == plain_bytes as usize || members.is_empty();
+    exact.then_some(members).ok_or("the record table does not add up")
+}
+
+/// A record being filled.
+#[derive(Default)]
+pub struct Draft {
+    table: Vec<u8>,
+    body: Vec<u8>,
+    count: u16,
+}
+
+impl Draft {
+    /// Adds a member and returns its number.
+    pub fn push(&mut self, key: &Hash, whole: bool, bytes: &[u8]) -> u16 {
+        assert!(!self.is_full() && bytes.len() <= FULL_BYTES, "a member goes into a draft with room");
+        self.table.extend_from_slice(&key.0);
+        let word = bytes.len() as u32 | if whole { WHOLE } else { 0 };
+        self.table.extend_from_slice(&word.to_le_bytes());
+        self.body.extend_from_slice(bytes);
+        self.count += 1;
+        self.count - 1
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.body.len() >= FULL_BYTES || usize::from(self.count) >= FULL_MEMBERS
+    }
+
+    /// The members' plain bytes so far.
+    pub fn body(&self) -> &[u8] {
+        &self.body
+    }
+
+    pub fn members(&self) -> Vec<Member> {
+        parse_table(&self.table, self.body.len() as u32).expect("a draft's table adds up")
+    }
+
+    /// The finished record.
+    pub fn encode(&self, kind: Kind) -> Vec<u8> {
+        encode(kind, self.count, &self.table, &self.body, compress(&self.body))
+    }
+}
+
+/// A record without members whose body is stored as it is: commits and footers.
+pub fn encode_plain(kind: Kind, body: &[u8]) -> Vec<u8> {
+    encode(kind, 0, &[], body, None)
+}
+
+fn encode(kind: Kind, count: u16, table: &[u8], plain: &[u8], compressed: Option<Vec<u8>>) -> Vec<u8> {
+    let body = compressed.as_deref().unwrap_or(plain);
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(table);
+    crc.update(body);
+    let header = Header {
+        kind,
+        compressed: compressed.is_some(),
+        count,
+        stored_bytes: body.len() as u32,
+        plain_bytes: plain.len() as u32,
+        crc: crc.finalize(),
+    };
+    let mut record = Vec::with_capacity(HEADER_BYTES + table.len() + body.len());
+    record.extend_from_slice(&header.encode());
+    record.extend_from_slice(table);
+    record.extend_from_slice(body);
+    record
+}
+
+thread_local! {
+    static COMPRESSOR: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
+    static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
+}
+
+/// zstd, if it saves at least 5 %. A long body is sampled first: most of what can't be compressed is
+/// recognised for a fraction of the cost.
+fn compress(plain: &[u8]) -> Option<Vec<u8>> {
+    if plain.len() >= 4 * SAMPLE_BYTES && !pays(&sample(plain), SAMPLE_LEVEL) {
+        return None;
+    }
+    let packed = compress_at(plain, LEVEL)?;
+    saves(packed.len(), plain.len()).then_some(packed)
+}
+
+fn pays(plain: &[u8], level: i32) -> bool {
+    compress_at(plain, level).is_some_and(|packed| saves(packed.len(), plain.len()))
+}
+
+fn saves(packed_bytes: usize, plain_bytes: usize) -> bool {
+    packed_bytes * 100 <= plain_bytes * 95
+}
+
+fn sample(plain: &[u8]) -> Vec<u8> {
+    let piece_bytes = SAMPLE_BYTES / SAMPLE_PIECES;
+    let stride = plain.len() / SAMPLE_PIECES;
+    (0..SAMPLE_PIECES).flat_map(|piece| &plain[piece * stride..][..piece_bytes]).copied().collect()
+}
+
+/// Compression can fail only for want of memory; then the record is stored as it is.
+fn compress_at(plain: &[u8], level: i32) -> Option<Vec<u8>> {
+    COMPRESSOR.with_borrow_mut(|slot| {
+        if slot.is_none() {
+            *slot = Compressor::new(level).ok();
+        }
+        let compressor = slot.as_mut()?;
+        compressor.set_compression_level(level).ok()?;
+        compressor.compress(plain).ok()
+    })
+}
+
+fn decompress(stored: &[u8], plain_bytes: usize) -> Result<Vec<u8>, Flaw> {
+    const FLAW: Flaw = "the record does not decompress";
+    DECOMPRESSOR.with_borrow_mut(|slot| {
+        if slot.is_none() {
+            *slot = Some(Decompressor::new().map_err(|_| "no memory to decompress a record")?);
+        }
+        let decompressor = slot.as_mut().ok_or(FLAW)?;
+        let plain = decompressor.decompress(stored, plain_bytes).map_err(|_| FLAW)?;
+        (plain.len() == plain_bytes).then_some(plain).ok_or(FLAW)
+    })
+}
+
+/// A record read back and checked.
+#[derive(Debug)]
+pub struct Record {
+    pub kind: Kind,
+    pub members: Vec<Member>,
+    /// The plain body, after `skip` bytes that are not part of it.
+    buffer: Vec<u8>,
+    skip: usize,
+}
+
+impl Record {
+    /// Checks CRCs, lengths and, for chunks, that every member hashes to its key. A body stored plain is not
+    /// copied.
+    pub fn decode(bytes: Vec<u8>) -> Result<Record, Flaw> {
+        let header = Header::decode(&bytes)?;
+        if header.record_bytes() != bytes.len() as u64 {
+            return Err("the record has another length than its header says");
+        }
+        let rest = &bytes[HEADER_BYTES..];
+        if crc32fast::hash(rest) != header.crc {
+            return Err("the record fails its CRC");
+        }
+        let (table, body) = rest.split_at(header.table_bytes());
+        let members = parse_table(table, header.plain_bytes)?;
+        let (buffer, skip) = match header.compressed {
+            true => (decompress(body, header.plain_bytes as usize)?, 0),
+            false => (bytes, HEADER_BYTES + header.table_bytes()),
+        };
+        let record = Record { kind: header.kind, members, buffer, skip };
+        record.check_hashes()?;
+        Ok(record)
+    }
+
+    /// The members' bytes one after the other.
+    pub fn plain(&self) -> &[u8] {
+        &self.buffer[self.skip..]
+    }
+
+    /// Memory taken.
+    pub fn weight(&self) -> usize {
+        self.buffer.len() + self.members.len() * size_of::<Member>()
+    }
+
+    fn check_hashes(&self) -> Result<(), Flaw> {
+        let honest = |member: &Member| Hash::of(&self.plain()[member.range.clone()]) == member.key;
+        let checked = self.kind != Kind::Chunks || self.members.iter().all(honest);
+        checked.then_some(()).ok_or("a chunk does not hash to its key")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample_record() -> Vec<u8> {
+        let mut draft = Draft::default();
+        assert_eq!(draft.push(&Hash::of(b"abc"), true, b"abc"), 0);
+        assert_eq!(draft.push(&Hash::of(b""), false, b""), 1);
+        draft.encode(Kind::Chunks)
+    }
+
+    #[test]
+    fn golden_record() {
+        let record = sample_record();
+        let mut expected = b"gRec\x01\x00\x02\x00\x03\x00\x00\x00\x03\x00\x00\x00".to_vec();
+        let mut rest = Hash::of(b"abc").0.to_vec();
+        rest.extend_from_slice(&[3, 0, 0, 0x80]);
+        rest.extend_from_slice(&Hash::of(b"").0);
+        rest.extend_from_slice(&[0, 0, 0, 0]);
+        rest.extend_from_slice(b"abc");
+        expected.extend_from_slice(&crc32fast::hash(&rest).to_le_bytes());
+        expected.extend_from_slice(&crc32fast::hash(&expected).to_le_bytes());
+        expected.extend_from_slice(&rest);
+        assert_eq!(record, expected);
+        assert_eq!(record.len(), 24 + 2 * 36 + 3);
+        let crcs: Vec<u32> = [16, 20].map(|at| le32(&record, at)).to_vec();
+        assert_eq!(crcs, [989_592_448, 465_498_636]);
+    }
+
+    #[test]
+    fn round_trip_compressed() {
+        let bytes = b"all work and no play ".repeat(5000);
+        let mut draft = Draft::default();
+        draft.push(&Hash::of(&bytes), true, &bytes);
+        let encoded = draft.encode(Kind::Chunks);
+        assert!(encoded.len() < 1000, "{}", encoded.len());
+        let record = Record::decode(encoded).unwrap();
+        assert_eq!(record.plain(), bytes);
+        assert_eq!(record.members, [Member { key: Hash::of(&bytes), whole: true, range: 0..bytes.len() }]);
+    }
+
+    #[test]
+    fn every_flipped_bit_is_noticed() {
+        let record = sample_record();
+        for bit in 0..record.len() * 8 {
+            let mut flipped = record.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(Record::decode(flipped).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_chunk_under_a_false_key_is_refused_though_its_crc_is_right() {
+        let mut draft = Draft::default();
+        draft.push(&Hash::of(b"other"), true, b"abc");
+        let flaw = Record::decode(draft.encode(Kind::Chunks)).unwrap_err();
+        assert_eq!(flaw, "a chunk does not hash to its key");
+    }
+
+    #[test]
+    fn a_bomb_is_refused_before_it_is_unpacked() {
+        let header =
+            Header { kind: Kind::Chunks, compressed: true, count: 1, stored_bytes: 100, plain_bytes: u32::MAX, crc: 0 };
+        assert_eq!(Header::decode(&header.encode()), Err("the record lengths are impossible"));
+    }
+}

@@ -1,0 +1,103 @@
+//! Whole directories in and out.
+
+mod common;
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+
+use common::{commit, noise, open};
+use gridfs_store::{Cid, Codec, Error, Target, extract, ingest};
+
+fn sample(root: &Path) {
+    fs::create_dir_all(root.join("sub/empty")).unwrap();
+    fs::write(root.join("plain"), b"plain").unwrap();
+    fs::write(root.join("sub/large"), noise(1, 700_000)).unwrap();
+    fs::write(root.join("sub/run"), b"#!/bin/sh\n").unwrap();
+    fs::set_permissions(root.join("sub/run"), fs::Permissions::from_mode(0o744)).unwrap();
+    fs::write(root.join(OsStr::from_bytes(b"latin1-\xe9")), b"").unwrap();
+    symlink("/etc/passwd", root.join("sub/link")).unwrap();
+    symlink("nowhere", root.join("dangling")).unwrap();
+}
+
+#[test]
+fn a_directory_goes_in_and_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir.path().join("store"));
+    let source = dir.path().join("source");
+    sample(&source);
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        source.join("fifo"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::from_raw_mode(0o600),
+        0,
+    )
+    .unwrap();
+    let (mut files, mut bytes, mut skipped) = (0, 0, Vec::new());
+    let target = commit(&store, |batch| {
+        ingest::put_path(batch, &source, &mut |event| match event {
+            ingest::Event::Bytes(n) => bytes += n,
+            ingest::Event::File(_) => files += 1,
+            ingest::Event::Skipped { path, why } => skipped.push((path.to_owned(), why)),
+        })
+        .unwrap()
+    });
+    assert_eq!((files, bytes), (4, 5 + 700_000 + 10));
+    assert_eq!(skipped, [(source.join("fifo"), "fifo")]);
+    let Target::Directory { cid } = target else { panic!("{target:?}") };
+    let tree = store.tree(&cid).unwrap();
+    let names: Vec<_> = tree.entries().iter().map(|entry| entry.name.as_slice()).collect();
+    assert_eq!(names, [&b"dangling"[..], b"latin1-\xe9", b"plain", b"sub"]);
+
+    let dest = dir.path().join("dest");
+    extract::get(&store, &target, &dest, &mut |_| ()).unwrap();
+    assert_eq!(fs::read(dest.join("sub/large")).unwrap(), noise(1, 700_000));
+    assert_eq!(fs::read_link(dest.join("sub/link")).unwrap(), Path::new("/etc/passwd"));
+    assert_eq!(fs::metadata(dest.join("sub/run")).unwrap().permissions().mode() & 0o111, 0o111);
+    assert_eq!(fs::metadata(dest.join("plain")).unwrap().permissions().mode() & 0o111, 0);
+    assert!(fs::metadata(dest.join("sub/empty")).unwrap().is_dir());
+    let again = commit(&store, |batch| ingest::put_path(batch, &dest, &mut |_| ()).unwrap());
+    assert_eq!(again, target, "what came out goes in under the same name");
+
+    match extract::get(&store, &target, &dest, &mut |_| ()) {
+        Err(Error::Extract { dest: named, source }) => {
+            assert_eq!(named, dest);
+            assert!(matches!(*source, Error::Io { op: "create", .. }), "{source:?}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_top_is_followed_and_a_file_is_a_target_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir.path().join("store"));
+    fs::write(dir.path().join("file"), b"content").unwrap();
+    symlink("file", dir.path().join("link")).unwrap();
+    let put = |name: &str| commit(&store, |batch| ingest::put_path(batch, &dir.path().join(name), &mut |_| ()));
+    let expected = Target::File { cid: Cid::of(Codec::Raw, b"content"), size_bytes: 7, executable: false };
+    assert_eq!(put("link").unwrap(), expected);
+    assert!(matches!(put("absent"), Err(Error::Io { op: "open", path, .. }) if path == dir.path().join("absent")));
+    let device = commit(&store, |batch| ingest::put_path(batch, Path::new("/dev/null"), &mut |_| ()));
+    assert!(matches!(device, Err(Error::NotStorable { what: "device", .. })));
+}
+
+#[test]
+fn depth_is_limited() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir.path().join("store"));
+    let mut deep = dir.path().join("deep");
+    fs::create_dir_all(&deep).unwrap();
+    let put = || commit(&store, |batch| ingest::put_path(batch, &dir.path().join("deep"), &mut |_| ()));
+    for _ in 0..ingest::MAX_DEPTH - 1 {
+        deep.push("d");
+        fs::create_dir(&deep).unwrap();
+    }
+    extract::get(&store, &put().unwrap(), &dir.path().join("out"), &mut |_| ()).unwrap();
+    deep.push("d");
+    fs::create_dir(&deep).unwrap();
+    assert!(matches!(put(), Err(Error::TooDeep { max_depth: 256, path }) if path == deep));
+}
