@@ -117,13 +117,19 @@ impl Error {
 }
 
 impl fmt::Display for Error {
+    /// The message, then what led to it, cause by cause; a cause that is already told is not told again.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)?;
-        // A message that already ends with its cause does not repeat it.
-        match &self.source {
-            Some(source) if !self.message.contains(&source.to_string()) => write!(f, ": {source}"),
-            _ => Ok(()),
+        let mut told = self.message.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            let text = error.to_string();
+            if !told.contains(&text) {
+                told.push_str(": ");
+                told.push_str(&text);
+            }
+            cause = error.source();
         }
+        f.write_str(&told)
     }
 }
 
@@ -135,16 +141,22 @@ impl std::error::Error for Error {
 
 impl From<gridfs_store::Error> for Error {
     fn from(error: gridfs_store::Error) -> Error {
-        use gridfs_store::Error as E;
-        let code = match &error {
-            E::NotFound { .. } => Code::Unavailable,
-            E::Corrupt { .. } | E::Missing { .. } => Code::Corrupt,
-            E::Full { .. } => Code::Full,
-            E::TooLarge { .. } => Code::OutputLimit,
-            E::Locked { .. } => Code::Busy,
-            _ => Code::General,
-        };
-        Error::caused(code, error.to_string(), error)
+        Error::caused(store_code(&error), error.to_string(), error)
+    }
+}
+
+fn store_code(error: &gridfs_store::Error) -> Code {
+    use gridfs_store::Error as E;
+    match error {
+        E::NotFound { .. } => Code::Unavailable,
+        E::Corrupt { .. } | E::Missing { .. } | E::Manifest { .. } | E::Mismatch { .. } => Code::Corrupt,
+        E::Full { .. } => Code::Full,
+        E::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => Code::Full,
+        E::TooLarge { .. } => Code::OutputLimit,
+        E::Locked { .. } => Code::Busy,
+        E::Cancelled => Code::Interrupted,
+        E::Extract { source, .. } => store_code(source),
+        _ => Code::General,
     }
 }
 

@@ -15,9 +15,12 @@ use tokio::task::AbortHandle;
 
 use crate::error::{Code, Error, Result};
 
+/// Where the result of an evaluation will be.
+type Landing<T> = watch::Receiver<Option<Result<T>>>;
+
 struct Flight<T> {
     waiters: usize,
-    done: watch::Receiver<Option<Result<T>>>,
+    done: Landing<T>,
     urgent: Arc<Notify>,
     abort: AbortHandle,
     /// Tells flights of the same key apart.
@@ -45,7 +48,7 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
     }
 
     /// Number of evaluations under way.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.state.lock().expect("no panic while it is held").flights.len()
     }
 
@@ -72,7 +75,7 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
         key: Hash,
         asking: Option<Hash>,
         evaluate: impl FnOnce(Arc<Notify>) -> F,
-    ) -> Result<(watch::Receiver<Option<Result<T>>>, Seat<T>)>
+    ) -> Result<(Landing<T>, Seat<T>)>
     where
         F: Future<Output = Result<T>> + Send + 'static,
     {
@@ -202,7 +205,7 @@ mod tests {
         for waiter in waiters {
             assert_eq!(waiter.await.unwrap().unwrap(), 7);
         }
-        assert_eq!((runs.load(Ordering::SeqCst), flights.len()), (1, 0));
+        assert_eq!((runs.load(Ordering::SeqCst), flights.count()), (1, 0));
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -234,7 +237,7 @@ mod tests {
         assert!(tokio::time::timeout(Duration::from_millis(50), ended.notified()).await.is_err());
         second.abort();
         tokio::time::timeout(Duration::from_secs(5), ended.notified()).await.expect("the evaluation was dropped");
-        assert_eq!(flights.len(), 0);
+        assert_eq!(flights.count(), 0);
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -258,7 +261,7 @@ mod tests {
             })
             .await;
         assert_eq!(result.unwrap_err().code, Code::Cycle);
-        assert_eq!(flights.len(), 0);
+        assert_eq!(flights.count(), 0);
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -66,7 +66,7 @@ impl Kernel {
         let promises = [Promise::local(), Promise::public()].map(|promise| (promise.cid(), promise));
         Arc::new(Kernel {
             modules: Descriptions::new(store.clone()),
-            consulted: vec![Box::new(Cache), Box::new(CasModule), Box::new(WasmModule::new())],
+            consulted: vec![Box::new(Cache), Box::new(CasModule), Box::new(WasmModule::default())],
             promises: HashMap::from(promises),
             flights: Flights::new(runtime),
             engine,
@@ -144,7 +144,7 @@ impl Kernel {
 
     /// Number of evaluations under way.
     pub fn running(&self) -> usize {
-        self.flights.len()
+        self.flights.count()
     }
 
     /// Checks a call before anything runs: rights before effect.

@@ -127,7 +127,7 @@ mod tests {
             assert_eq!(cbor::from_slice::<Promise>(&promise.to_bytes()).unwrap(), promise);
         }
         // A change here changes every permanent address and memo key: make a new version instead.
-        assert_eq!(Promise::local().cid().to_string(), "LOCAL");
-        assert_eq!(Promise::public().cid().to_string(), "PUB");
+        assert_eq!(Promise::local().cid().to_string(), "bafyr4igce42yrwit4lo2he6ibmxwlwrezs3svjx4wgwqbqzsuyhaml5vc4");
+        assert_eq!(Promise::public().cid().to_string(), "bafyr4iej3lqpratnibpua3ujouf3xq4zaewyfsfdqx57oabijaoj3zsxbm");
     }
 }

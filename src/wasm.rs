@@ -21,17 +21,18 @@ const MAX_RUNNING: usize = 32;
 /// Longest label under which the store lists a memo; a longer path is not listed.
 const MAX_LABEL_BYTES: usize = 1024;
 
-/// The module.
+/// The module; it runs others on the kernel's engine.
 pub struct WasmModule {
     admission: Semaphore,
 }
 
-impl WasmModule {
-    /// Runs modules on the kernel's engine.
-    pub fn new() -> WasmModule {
+impl Default for WasmModule {
+    fn default() -> WasmModule {
         WasmModule { admission: Semaphore::new(MAX_RUNNING) }
     }
+}
 
+impl WasmModule {
     async fn evaluate(&self, call: &Call) -> Result<Reply> {
         let _permit = tokio::select! {
             permit = self.admission.acquire() => Some(permit.expect("the semaphore is never closed")),

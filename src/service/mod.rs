@@ -326,12 +326,10 @@ async fn store(store: Arc<Store>, source: Source, mut input: Input, events: mpsc
 
 fn put_path(batch: &mut Batch, path: &Path, events: mpsc::Sender<Event>) -> Result<Target> {
     let mut report = Report::new(events);
-    let target = ingest::put_path(batch, path, &mut |event| {
-        drop(match event {
-            ingest::Event::Bytes(bytes) => report.add(0, bytes),
-            ingest::Event::File(_) => report.add(1, 0),
-            ingest::Event::Skipped { path, why } => report.note(format!("left out {}: {why}", path.display())),
-        })
+    let target = ingest::put_path(batch, path, &mut |event| match event {
+        ingest::Event::Bytes(bytes) => report.add(0, bytes),
+        ingest::Event::File(_) => report.add(1, 0),
+        ingest::Event::Skipped { path, why } => report.note(format!("left out {}: {why}", path.display())),
     })?;
     Ok(target)
 }
@@ -339,12 +337,9 @@ fn put_path(batch: &mut Batch, path: &Path, events: mpsc::Sender<Event>) -> Resu
 async fn write_out(store: Arc<Store>, target: Target, to: PathBuf, events: mpsc::Sender<Event>) -> Result<()> {
     blocking(move || {
         let mut report = Report::new(events);
-        let _ = &ControlFlow::<()>::Continue(());
-        extract::get(&store, &target, &to, &mut |event| {
-            drop(match event {
-                extract::Event::Bytes(bytes) => report.add(0, bytes),
-                extract::Event::File(_) => report.add(1, 0),
-            })
+        extract::get(&store, &target, &to, &mut |event| match event {
+            extract::Event::Bytes(bytes) => report.add(0, bytes),
+            extract::Event::File(_) => report.add(1, 0),
         })?;
         Ok(())
     })

@@ -7,6 +7,7 @@
 
 use std::collections::HashSet;
 use std::io::Read;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crate::blob::BlobWriter;
@@ -70,16 +71,16 @@ impl Batch {
 
     /// Stores all that `reader` gives, in bounded memory; returns its name and size in bytes.
     pub fn put_reader(&mut self, codec: Codec, reader: &mut dyn Read) -> Result<(Cid, u64), Error> {
-        self.put_sized(codec, reader, usize::MAX - 1, &mut |_| ())
+        self.put_sized(codec, reader, usize::MAX - 1, &mut |_| ControlFlow::Continue(()))
     }
 
-    /// As `put_reader`, with the size expected, and telling of each read.
+    /// As `put_reader`, with the size expected, and telling of each read; the answer may end it.
     pub(crate) fn put_sized(
         &mut self,
         codec: Codec,
         reader: &mut dyn Read,
         hint: usize,
-        observe: &mut dyn FnMut(u64),
+        observe: &mut dyn FnMut(u64) -> ControlFlow<()>,
     ) -> Result<(Cid, u64), Error> {
         let mut blob = BlobWriter::over(codec, std::mem::take(&mut self.spare), manifest::FAN_OUT);
         blob.write_all_of(self, reader, hint, observe)?;

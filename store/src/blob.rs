@@ -1,6 +1,7 @@
 //! An object on its way in: cut into chunks, hashed as a whole, closed with a manifest if it has several.
 
 use std::io::Read;
+use std::ops::ControlFlow;
 
 use crate::batch::Batch;
 use crate::chunker::Chunker;
@@ -66,7 +67,7 @@ impl BlobWriter {
         batch: &mut Batch,
         reader: &mut dyn Read,
         mut hint: usize,
-        observe: &mut dyn FnMut(u64),
+        observe: &mut dyn FnMut(u64) -> ControlFlow<()>,
     ) -> Result<(), Error> {
         loop {
             let read = self.chunker.fill(reader, hint + 1).map_err(Error::Source)?;
@@ -75,7 +76,9 @@ impl BlobWriter {
             }
             hint = hint.saturating_sub(read);
             self.size_bytes += read as u64;
-            observe(read as u64);
+            if observe(read as u64).is_break() {
+                return Err(Error::Cancelled);
+            }
             self.store_chunks(batch)?;
         }
     }

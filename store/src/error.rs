@@ -168,6 +168,9 @@ pub enum Error {
         /// What it is.
         what: &'static str,
     },
+    /// The caller's observer asked to stop.
+    #[error("cancelled")]
+    Cancelled,
     /// Writing an object out to the file system stopped half way.
     #[error("could not write out {}; what was written so far is left there", dest.display())]
     Extract {

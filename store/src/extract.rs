@@ -7,6 +7,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Write;
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -29,8 +30,13 @@ pub enum Event<'a> {
     File(&'a Path),
 }
 
-/// Writes `target` to `dest`, which must not exist. On an error what was written so far stays there.
-pub fn get(store: &Arc<Store>, target: &Target, dest: &Path, observe: &mut dyn FnMut(Event<'_>)) -> Result<(), Error> {
+/// Writes `target` to `dest`, which must not exist. `observe` may end it by answering `Break`. On an error what was written so far stays there.
+pub fn get(
+    store: &Arc<Store>,
+    target: &Target,
+    dest: &Path,
+    observe: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+) -> Result<(), Error> {
     let mut walk = Walk { store, observe, path: dest.to_owned(), depth: 0 };
     walk.put(CWD, dest.as_os_str(), target)
         .map_err(|source| Error::Extract { dest: dest.to_owned(), source: Box::new(source) })
@@ -38,7 +44,7 @@ pub fn get(store: &Arc<Store>, target: &Target, dest: &Path, observe: &mut dyn F
 
 struct Walk<'a> {
     store: &'a Arc<Store>,
-    observe: &'a mut dyn FnMut(Event<'_>),
+    observe: &'a mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
     /// Where the walk is, for messages.
     path: PathBuf,
     depth: usize,
@@ -65,11 +71,9 @@ impl Walk<'_> {
         let (path, observe) = (&self.path, &mut *self.observe);
         object.stream(&mut |chunk| {
             file.write_all(chunk).map_err(Error::io("write", path))?;
-            observe(Event::Bytes(chunk.len() as u64));
-            Ok(())
+            go_on(observe(Event::Bytes(chunk.len() as u64)))
         })?;
-        (self.observe)(Event::File(&self.path));
-        Ok(())
+        go_on((self.observe)(Event::File(&self.path)))
     }
 
     fn directory(&mut self, dir: BorrowedFd<'_>, name: &OsStr, cid: &Cid) -> Result<(), Error> {
@@ -90,4 +94,8 @@ impl Walk<'_> {
         self.depth -= 1;
         Ok(())
     }
+}
+
+pub(crate) fn go_on(answer: ControlFlow<()>) -> Result<(), Error> {
+    if answer.is_break() { Err(Error::Cancelled) } else { Ok(()) }
 }

@@ -6,6 +6,7 @@
 
 use std::ffi::{CStr, CString};
 use std::fs::File;
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use rustix::io::Errno;
 use crate::batch::Batch;
 use crate::cid::Codec;
 use crate::error::Error;
+use crate::extract::go_on;
 use crate::tree::{Target, Tree, TreeEntry};
 
 /// Directories nested deeper are refused.
@@ -40,8 +42,14 @@ pub enum Event<'a> {
 /// Stores what lies at `path`: a file or, with all that is in it, a directory. If `path` itself is a symlink
 /// it is followed.
 ///
+/// `observe` hears how far it is, and ends the walk with [`Error::Cancelled`] when it answers `Break`.
+///
 /// A file that can't be read is an error that names it. The result is visible once the batch is committed.
-pub fn put_path(batch: &mut Batch, path: &Path, observe: &mut dyn FnMut(Event<'_>)) -> Result<Target, Error> {
+pub fn put_path(
+    batch: &mut Batch,
+    path: &Path,
+    observe: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+) -> Result<Target, Error> {
     let mut walk = Walk { batch, observe, path: path.to_owned(), depth: 0 };
     let fd = fs::openat(CWD, path, READ, Mode::empty()).map_err(Error::io("open", path))?;
     match walk.opened(fd)? {
@@ -55,7 +63,7 @@ const READ: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::NONBLOC
 
 struct Walk<'a> {
     batch: &'a mut Batch,
-    observe: &'a mut dyn FnMut(Event<'_>),
+    observe: &'a mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
     /// Where the walk is, for messages.
     path: PathBuf,
     depth: usize,
@@ -83,7 +91,7 @@ impl Walk<'_> {
             Error::Source(source) => Error::Io { op: "read", path: self.path.clone(), source },
             other => other,
         })?;
-        (self.observe)(Event::File(&self.path));
+        go_on((self.observe)(Event::File(&self.path)))?;
         Ok(Target::File { cid, size_bytes, executable: stat.st_mode & 0o111 != 0 })
     }
 
@@ -97,7 +105,7 @@ impl Walk<'_> {
             self.path.push(std::ffi::OsStr::from_bytes(name.as_bytes()));
             match self.entry(fd.as_fd(), &name, kind)? {
                 Ok(target) => entries.push(TreeEntry { name: name.into_bytes(), target }),
-                Err(why) => (self.observe)(Event::Skipped { path: &self.path, why }),
+                Err(why) => go_on((self.observe)(Event::Skipped { path: &self.path, why }))?,
             }
             self.path.pop();
         }

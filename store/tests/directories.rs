@@ -4,6 +4,7 @@ mod common;
 
 use std::ffi::OsStr;
 use std::fs;
+use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
@@ -38,10 +39,13 @@ fn a_directory_goes_in_and_out() {
     .unwrap();
     let (mut files, mut bytes, mut skipped) = (0, 0, Vec::new());
     let target = commit(&store, |batch| {
-        ingest::put_path(batch, &source, &mut |event| match event {
-            ingest::Event::Bytes(n) => bytes += n,
-            ingest::Event::File(_) => files += 1,
-            ingest::Event::Skipped { path, why } => skipped.push((path.to_owned(), why)),
+        ingest::put_path(batch, &source, &mut |event| {
+            match event {
+                ingest::Event::Bytes(n) => bytes += n,
+                ingest::Event::File(_) => files += 1,
+                ingest::Event::Skipped { path, why } => skipped.push((path.to_owned(), why)),
+            }
+            ControlFlow::Continue(())
         })
         .unwrap()
     });
@@ -53,16 +57,16 @@ fn a_directory_goes_in_and_out() {
     assert_eq!(names, [&b"dangling"[..], b"latin1-\xe9", b"plain", b"sub"]);
 
     let dest = dir.path().join("dest");
-    extract::get(&store, &target, &dest, &mut |_| ()).unwrap();
+    extract::get(&store, &target, &dest, &mut |_| ControlFlow::Continue(())).unwrap();
     assert_eq!(fs::read(dest.join("sub/large")).unwrap(), noise(1, 700_000));
     assert_eq!(fs::read_link(dest.join("sub/link")).unwrap(), Path::new("/etc/passwd"));
     assert_eq!(fs::metadata(dest.join("sub/run")).unwrap().permissions().mode() & 0o111, 0o111);
     assert_eq!(fs::metadata(dest.join("plain")).unwrap().permissions().mode() & 0o111, 0);
     assert!(fs::metadata(dest.join("sub/empty")).unwrap().is_dir());
-    let again = commit(&store, |batch| ingest::put_path(batch, &dest, &mut |_| ()).unwrap());
+    let again = commit(&store, |batch| ingest::put_path(batch, &dest, &mut |_| ControlFlow::Continue(())).unwrap());
     assert_eq!(again, target, "what came out goes in under the same name");
 
-    match extract::get(&store, &target, &dest, &mut |_| ()) {
+    match extract::get(&store, &target, &dest, &mut |_| ControlFlow::Continue(())) {
         Err(Error::Extract { dest: named, source }) => {
             assert_eq!(named, dest);
             assert!(matches!(*source, Error::Io { op: "create", .. }), "{source:?}");
@@ -77,11 +81,14 @@ fn the_top_is_followed_and_a_file_is_a_target_too() {
     let store = open(&dir.path().join("store"));
     fs::write(dir.path().join("file"), b"content").unwrap();
     symlink("file", dir.path().join("link")).unwrap();
-    let put = |name: &str| commit(&store, |batch| ingest::put_path(batch, &dir.path().join(name), &mut |_| ()));
+    let put = |name: &str| {
+        commit(&store, |batch| ingest::put_path(batch, &dir.path().join(name), &mut |_| ControlFlow::Continue(())))
+    };
     let expected = Target::File { cid: Cid::of(Codec::Raw, b"content"), size_bytes: 7, executable: false };
     assert_eq!(put("link").unwrap(), expected);
     assert!(matches!(put("absent"), Err(Error::Io { op: "open", path, .. }) if path == dir.path().join("absent")));
-    let device = commit(&store, |batch| ingest::put_path(batch, Path::new("/dev/null"), &mut |_| ()));
+    let device =
+        commit(&store, |batch| ingest::put_path(batch, Path::new("/dev/null"), &mut |_| ControlFlow::Continue(())));
     assert!(matches!(device, Err(Error::NotStorable { what: "device", .. })));
 }
 
@@ -91,12 +98,14 @@ fn depth_is_limited() {
     let store = open(&dir.path().join("store"));
     let mut deep = dir.path().join("deep");
     fs::create_dir_all(&deep).unwrap();
-    let put = || commit(&store, |batch| ingest::put_path(batch, &dir.path().join("deep"), &mut |_| ()));
+    let put = || {
+        commit(&store, |batch| ingest::put_path(batch, &dir.path().join("deep"), &mut |_| ControlFlow::Continue(())))
+    };
     for _ in 0..ingest::MAX_DEPTH - 1 {
         deep.push("d");
         fs::create_dir(&deep).unwrap();
     }
-    extract::get(&store, &put().unwrap(), &dir.path().join("out"), &mut |_| ()).unwrap();
+    extract::get(&store, &put().unwrap(), &dir.path().join("out"), &mut |_| ControlFlow::Continue(())).unwrap();
     deep.push("d");
     fs::create_dir(&deep).unwrap();
     assert!(matches!(put(), Err(Error::TooDeep { max_depth: 256, path }) if path == deep));
