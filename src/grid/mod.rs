@@ -14,9 +14,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use gridfs_fuse::{Answer, Attr, Entry, Errno, Kind, Opened, Opening, Space, Tree};
-use gridfs_store::Object;
 use gridfs_store::Target;
+use gridfs_store::{Cid, Object};
 
+use crate::describe::Description;
 use crate::error::{Code, Error, Result};
 use crate::kernel::Kernel;
 use crate::module::{Caller, Reply};
@@ -71,6 +72,13 @@ impl Grid {
         let limits = self.kernel.limits(&call.parms.promise, &call.module)?;
         let Some(reply) = self.kernel.known(&call.parms, &limits)? else { return Ok(None) };
         Ok(Some(self.keep(call, reply)?))
+    }
+
+    /// The reply to a call with a nested one, if both have become known since it was looked up.
+    fn known_now(&self, promise: Cid, module: &Description, texts: &[String]) -> Result<Option<Reply>> {
+        let resolver = Resolver::new(self.kernel.clone(), Reach::Known);
+        let Some(parms) = crate::resolve::now(resolver.parms(promise, module, texts))? else { return Ok(None) };
+        self.kernel.known(&parms, &self.kernel.limits(&promise, module)?)
     }
 
     /// Dates a reply by its receipt, and keeps it with the node if it can never differ.
@@ -163,13 +171,11 @@ impl Grid {
                 fixed(Kind::File { executable: *executable }, *size_bytes)
             }
             What::Stored(Target::Symlink { target }) => fixed(Kind::Symlink, target.len() as u64),
-            What::Call(call) => match self.known(call)? {
-                Some((Reply { result: Target::File { size_bytes, .. }, immutable, .. }, time)) => {
-                    let ttl = if immutable { FOREVER } else { Duration::ZERO };
-                    Attr { kind: file, size: size_bytes, time, ttl }
-                }
-                _ => pending,
-            },
+            What::Call(call) => self.known(call)?.map_or(pending, |(reply, time)| result_attr(&reply, time)),
+            What::Unresolved { promise, module, texts } => {
+                let reply = self.known_now(*promise, module, texts)?;
+                reply.map_or(pending, |reply| result_attr(&Reply { immutable: false, ..reply }, node.time()))
+            }
             _ => pending,
         })
     }
@@ -214,6 +220,16 @@ impl Grid {
         };
         Ok(value.map(String::into_bytes))
     }
+}
+
+/// Attributes of a call's result that is a file.
+fn result_attr(reply: &Reply, time: SystemTime) -> Attr {
+    let size = match reply.result {
+        Target::File { size_bytes, .. } => size_bytes,
+        _ => 0,
+    };
+    let ttl = if reply.immutable { FOREVER } else { Duration::ZERO };
+    Attr { kind: Kind::File { executable: false }, size, time, ttl }
 }
 
 /// The extended attributes there can be.
