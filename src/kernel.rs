@@ -80,7 +80,7 @@ impl Kernel {
     /// Calls `parms`. Dropping the future gives the call up; it goes on while others wait for it.
     pub async fn call(self: &Arc<Self>, caller: Caller, parms: Parms) -> Result<Reply> {
         self.counters.calls.fetch_add(1, Ordering::Relaxed);
-        let call = self.check(caller, parms)?;
+        let call = self.check(caller, parms).inspect_err(|error| self.report("call refused", error))?;
         let (key, asking) = (call.key, caller.asking);
         // What is known needs no flight.
         if let Some(reply) = self.known(&call.parms, &call.limits)? {

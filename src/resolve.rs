@@ -250,7 +250,7 @@ impl gridfs_modules::Grid for GuestGrid {
     ) -> Pin<Box<dyn Future<Output = std::result::Result<Target, gridfs_modules::NestedError>> + Send + 'a>> {
         Box::pin(async move {
             debug_assert!(self.resolver.caller.depth <= MAX_DEPTH + 1);
-            let target = self.resolver.path(path).await.map_err(Box::new)?;
+            let target = self.resolver.path(path).await?;
             Ok(target.expect("a resolver that may call resolves everything"))
         })
     }

@@ -115,7 +115,10 @@ impl Grid {
                     Err(error) => Err(error),
                 }
             }
-            What::Refused(error) => Err(error.clone()),
+            What::Refused(error) => {
+                self.kernel.report("open", error);
+                Err(error.clone())
+            }
             _ => unreachable!("only calls are computed"),
         };
         self.remember(node, result.as_ref().err());
