@@ -161,7 +161,7 @@ fn a_full_disk_is_told_and_nothing_is_lost() {
     assert_eq!(node.stat("memos"), 0);
     // What was there is there, and the mount answers.
     assert_eq!(node.read("local/cas/kept"), "kept\n");
-    assert_eq!(node.gridfs(["name", "list"]).ok().contains("kept"), true);
+    assert!(node.gridfs(["name", "list"]).ok().contains("kept"));
     // With space made, it works again.
     small.grow();
     let again = node.scratch("again");

@@ -6,21 +6,25 @@
 use std::collections::HashMap;
 use std::hash::Hash as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use gridfs_store::Cid;
 use wasmtime::{
-    Config, InstanceAllocationStrategy, InstancePre, Linker, Module, OptLevel, PoolingAllocationConfig, WasmFeatures,
+    Config, ExternType, InstanceAllocationStrategy, InstancePre, Linker, Module, OptLevel, PoolingAllocationConfig,
+    WasmFeatures,
 };
 
 use crate::guest::Guest;
 use crate::manifest::{self, Manifest, ManifestError};
+use crate::pulse::Pulse;
 use crate::wasi;
 
 /// Largest module accepted, in bytes.
 pub const MAX_WASM_BYTES: u64 = 64 << 20;
 /// Largest linear memory the pool can hold; limits above it are cut to it.
-const POOL_MEMORY_BYTES: usize = 1 << 30;
+pub(crate) const POOL_MEMORY_BYTES: usize = 1 << 30;
 /// Instances that can exist at a time. Callers admit fewer.
 const POOL_INSTANCES: u32 = 512;
 /// Programs kept loaded.
@@ -60,7 +64,7 @@ pub enum LoadError {
         /// Import name.
         name: String,
     },
-    /// It is no WASI command.
+    /// It is no WASI command: the export is missing, or of another type.
     #[error("it does not export {0:?}: build it as a WASI command, not as a library")]
     Export(&'static str),
     /// Its manifest is wrong.
@@ -72,6 +76,7 @@ pub enum LoadError {
 pub struct Program {
     manifest: Manifest,
     pre: InstancePre<Guest>,
+    pulse: Arc<Pulse>,
 }
 
 impl Program {
@@ -84,18 +89,24 @@ impl Program {
         self.pre.module().engine()
     }
 
+    pub(crate) fn pulse(&self) -> &Arc<Pulse> {
+        &self.pulse
+    }
+
     pub(crate) async fn instantiate(&self, store: &mut wasmtime::Store<Guest>) -> wasmtime::Result<wasmtime::Instance> {
         self.pre.instantiate_async(store).await
     }
 }
 
-type Slot = Arc<OnceLock<Arc<Program>>>;
+/// A program, once it is loaded. Held while it is loading, so that no two threads compile one module.
+type Slot = Arc<Mutex<Option<Arc<Program>>>>;
 
 /// The engine; one for the whole node.
 pub struct Engine {
     engine: wasmtime::Engine,
     linker: Linker<Guest>,
     code: PathBuf,
+    pulse: Arc<Pulse>,
     loaded: Mutex<HashMap<Cid, (u64, Slot)>>,
 }
 
@@ -107,8 +118,11 @@ impl Engine {
         let mut linker = Linker::new(&engine);
         wasi::add_to_linker(&mut linker).map_err(start)?;
         let code = code_dir.join(compatibility(&engine));
-        std::fs::create_dir_all(&code).map_err(|source| EngineError::CodeDirectory { path: code.clone(), source })?;
-        Ok(Engine { engine, linker, code, loaded: Mutex::default() })
+        // What lies in it is run as native code, so nobody else may write there.
+        let created = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&code);
+        created.map_err(|source| EngineError::CodeDirectory { path: code.clone(), source })?;
+        let pulse = Pulse::new(engine.clone());
+        Ok(Engine { engine, linker, code, pulse, loaded: Mutex::default() })
     }
 
     /// The program of these bytes, which `cid` names. Compiling may take seconds; a program once compiled is
@@ -119,12 +133,23 @@ impl Engine {
         wasm: impl FnOnce() -> Result<Vec<u8>, gridfs_store::Error>,
     ) -> Result<Arc<Program>, LoadFailure> {
         let slot = self.slot(cid);
-        if let Some(program) = slot.get() {
+        // A load that panicked left the slot empty, so the next may try.
+        let mut loaded = slot.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(program) = &*loaded {
             return Ok(program.clone());
         }
-        let wasm = wasm()?;
-        let program = Arc::new(self.prepare(cid, &wasm)?);
-        Ok(slot.get_or_init(|| program).clone())
+        match wasm().map_err(LoadFailure::from).and_then(|wasm| Ok(self.prepare(cid, &wasm)?)) {
+            Ok(program) => Ok(loaded.insert(Arc::new(program)).clone()),
+            Err(failure) => {
+                self.forget(cid);
+                Err(failure)
+            }
+        }
+    }
+
+    /// Gives a slot that stayed empty to others.
+    fn forget(&self, cid: &Cid) {
+        self.loaded.lock().expect("no panic while it is held").remove(cid);
     }
 
     fn slot(&self, cid: &Cid) -> Slot {
@@ -147,7 +172,7 @@ impl Engine {
         };
         check(&module)?;
         let pre = self.linker.instantiate_pre(&module).map_err(invalid)?;
-        Ok(Program { manifest, pre })
+        Ok(Program { manifest, pre, pulse: self.pulse.clone() })
     }
 
     fn compile(&self, cid: &Cid, wasm: &[u8]) -> Result<Module, LoadError> {
@@ -181,7 +206,9 @@ impl Engine {
     fn write_code(&self, cid: &Cid, module: &Module) -> wasmtime::Result<()> {
         let code = module.serialize()?;
         let path = self.code_path(cid);
-        let unfinished = path.with_extension(format!("{}.tmp", std::process::id()));
+        static WRITTEN: AtomicU64 = AtomicU64::new(0);
+        let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
+        let unfinished = path.with_extension(format!("{}-{number}.tmp", std::process::id()));
         let mut file = blake3::hash(&code).as_bytes().to_vec();
         file.extend_from_slice(&code);
         std::fs::write(&unfinished, file)?;
@@ -219,10 +246,14 @@ fn check(module: &Module) -> Result<(), LoadError> {
             return Err(LoadError::Import { module: import.module().into(), name: import.name().into() });
         }
     }
-    for name in ["_start", "memory"] {
-        module.get_export(name).ok_or(LoadError::Export(name))?;
+    match module.get_export("_start") {
+        Some(ExternType::Func(ty)) if ty.params().len() == 0 && ty.results().len() == 0 => {}
+        _ => return Err(LoadError::Export("_start")),
     }
-    Ok(())
+    match module.get_export("memory") {
+        Some(ExternType::Memory(_)) => Ok(()),
+        _ => Err(LoadError::Export("memory")),
+    }
 }
 
 fn invalid(error: wasmtime::Error) -> LoadError {
@@ -241,6 +272,7 @@ fn configuration() -> Config {
     config
         .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
         .consume_fuel(true)
+        .epoch_interruption(true)
         .cranelift_opt_level(OptLevel::Speed)
         .cranelift_nan_canonicalization(true)
         .relaxed_simd_deterministic(true)

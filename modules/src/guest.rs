@@ -7,15 +7,16 @@ use std::sync::Arc;
 use gridfs_store::Target;
 use gridfs_store::{Batch, BlobWriter, Cid, Hash, Object, Store};
 
-use crate::out::{Node, OutPath, OutTree};
+use crate::listing::Listing;
+use crate::out::{self, Finished, Node, OutPath, OutTree};
 use crate::run::{MAX_STDERR_BYTES, Stop};
 use crate::walk::{WalkError, walk};
 use crate::wasi::Errno;
 
 /// Most descriptors one guest holds at a time.
 const MAX_DESCRIPTORS: usize = 1024;
-/// What a directory entry or symbolic link counts towards the output limit, in bytes.
-const NODE_COST_BYTES: u64 = 64;
+/// What an element of a table counts as memory.
+const TABLE_ELEMENT_BYTES: u64 = 8;
 
 /// One argument of a call, resolved.
 #[derive(Clone)]
@@ -51,11 +52,18 @@ pub(crate) enum Descriptor {
     },
     Writing {
         writer: Box<BlobWriter>,
-        number: u64,
-        path: OutPath,
+        file: out::File,
         executable: bool,
     },
-    Directory(Place),
+    Directory(Directory),
+}
+
+/// An open directory.
+pub(crate) struct Directory {
+    pub(crate) place: Place,
+    /// The guest path, if it was open from the start.
+    preopen: Option<&'static str>,
+    pub(crate) listing: Listing,
 }
 
 /// A directory that can be open.
@@ -67,10 +75,6 @@ pub(crate) enum Place {
     /// A stored directory.
     Stored(Cid),
 }
-
-/// Preopened directories, in the order of their descriptors from 3.
-pub(crate) const PREOPENS: [&str; 3] = ["/in", "/out", "/grid"];
-const FIRST_PREOPEN: u32 = 3;
 
 /// What stands at a path that can be read.
 pub(crate) enum Found {
@@ -87,17 +91,18 @@ pub(crate) struct Guest {
     pub(crate) grid: Arc<dyn Grid>,
     pub(crate) batch: Batch,
     pub(crate) out: OutTree,
+    returns_tree: bool,
     pub(crate) stdout: Option<Box<BlobWriter>>,
     pub(crate) stderr: Vec<u8>,
     pub(crate) output_left_bytes: u64,
     pub(crate) memory_limit_bytes: u64,
     pub(crate) memory_used_bytes: u64,
     pub(crate) memory_denied: bool,
+    last_growth_bytes: u64,
     pub(crate) memory: Option<wasmtime::Memory>,
     clock_ns: u64,
     random: blake3::OutputReader,
     descriptors: Vec<Option<Descriptor>>,
-    writers: u64,
 }
 
 impl Guest {
@@ -122,9 +127,9 @@ impl Guest {
             Some(Descriptor::Reading { object: stdin, position: 0 }),
             Some(Descriptor::Stdout),
             Some(Descriptor::Stderr),
-            Some(Descriptor::Directory(Place::In)),
-            Some(Descriptor::Directory(Place::Out(OutPath::new()))),
-            Some(Descriptor::Directory(Place::Grid)),
+            Some(Directory::open(Place::In, Some("/in"))),
+            Some(Directory::open(Place::Out(OutPath::new()), Some("/out"))),
+            Some(Directory::open(Place::Grid, Some("/grid"))),
         ];
         let mut hasher = blake3::Hasher::new_derive_key("gridfs grid-1 random_get");
         hasher.update(&seed.0);
@@ -135,24 +140,25 @@ impl Guest {
             store,
             grid,
             out: OutTree::new(),
+            returns_tree,
             stdout: (!returns_tree).then(|| Box::new(BlobWriter::new())),
             stderr: Vec::new(),
             output_left_bytes: 0,
             memory_limit_bytes: 0,
             memory_used_bytes: 0,
             memory_denied: false,
+            last_growth_bytes: 0,
             memory: None,
             clock_ns: 0,
             random: hasher.finalize_xof(),
             descriptors,
-            writers: 0,
         }
     }
 
-    /// The next reading of the clock: one microsecond after the last.
+    /// The next reading of the clock: one microsecond after the last, until it stands at its end.
     pub(crate) fn tick_ns(&mut self) -> u64 {
         let now = self.clock_ns;
-        self.clock_ns += 1_000;
+        self.clock_ns = now.saturating_add(1_000);
         now
     }
 
@@ -175,28 +181,31 @@ impl Guest {
 
     pub(crate) fn place(&mut self, fd: u32) -> Result<Place, Errno> {
         match self.descriptor(fd)? {
-            Descriptor::Directory(place) => Ok(place.clone()),
+            Descriptor::Directory(directory) => Ok(directory.place.clone()),
             _ => Err(Errno::NotDir),
         }
     }
 
-    /// The preopened directory's guest path, if `fd` still is one.
-    pub(crate) fn preopen(&self, fd: u32) -> Option<&'static str> {
-        let index = fd.checked_sub(FIRST_PREOPEN)? as usize;
-        let open = matches!(self.descriptors.get(fd as usize), Some(Some(Descriptor::Directory(_))));
-        PREOPENS.get(index).copied().filter(|_| open)
+    /// The guest path of a directory that was open from the start, wherever its descriptor is now.
+    pub(crate) fn preopen(&mut self, fd: u32) -> Result<&'static str, Errno> {
+        match self.descriptor(fd)? {
+            Descriptor::Directory(directory) => directory.preopen.ok_or(Errno::BadF),
+            _ => Err(Errno::BadF),
+        }
     }
 
     pub(crate) fn insert(&mut self, descriptor: Descriptor) -> Result<u32, Errno> {
-        let free = self.descriptors.iter().position(Option::is_none).unwrap_or(self.descriptors.len());
-        if free >= MAX_DESCRIPTORS {
-            return Err(Errno::MFile);
-        }
+        let free = self.free_descriptor()?;
         if free == self.descriptors.len() {
             self.descriptors.push(None);
         }
         self.descriptors[free] = Some(descriptor);
         Ok(free as u32)
+    }
+
+    fn free_descriptor(&self) -> Result<usize, Errno> {
+        let free = self.descriptors.iter().position(Option::is_none).unwrap_or(self.descriptors.len());
+        if free < MAX_DESCRIPTORS { Ok(free) } else { Err(Errno::MFile) }
     }
 
     /// Closes `fd`; a file open for writing becomes part of the result.
@@ -225,52 +234,58 @@ impl Guest {
     }
 
     fn finish(&mut self, descriptor: Descriptor) -> Result<(), Fault> {
-        let Descriptor::Writing { writer, number, path, executable } = descriptor else { return Ok(()) };
+        let Descriptor::Writing { writer, file, executable } = descriptor else { return Ok(()) };
         let (cid, size_bytes) = writer.finish(&mut self.batch)?;
-        self.out.finish(&path, number, Node::File { cid, size_bytes, executable });
+        file.set(Finished { cid, size_bytes, executable }).expect("a file has one descriptor, which is closed once");
         Ok(())
     }
 
-    /// Creates or truncates the file at `path` below `/out`.
-    pub(crate) fn create(&mut self, path: OutPath, exclusive: bool) -> Result<u32, Fault> {
-        let number = self.writers;
-        self.writers += 1;
-        match self.out.get(&path) {
-            Ok(_) if exclusive => return Err(Errno::Exist.into()),
-            Ok(Node::Symlink(_)) => return Err(Errno::Loop.into()),
-            Ok(_) => self.out.replace(&path, Node::Writing(number))?,
-            Err(Errno::NoEnt) => {
-                self.charge(NODE_COST_BYTES)?;
-                self.out.add(&path, Node::Writing(number))?;
-            }
-            Err(e) => return Err(e.into()),
-        }
-        let writer = Box::new(BlobWriter::new());
-        Ok(self.insert(Descriptor::Writing { writer, number, path, executable: false })?)
+    /// The tree in the making; a module that returns a blob makes none.
+    pub(crate) fn building(&mut self) -> Result<&mut OutTree, Errno> {
+        if self.returns_tree { Ok(&mut self.out) } else { Err(Errno::RoFs) }
     }
 
-    /// Adds a directory, link or symbolic link below `/out`.
+    /// Creates the file at `path` below `/out`, where nothing may be yet.
+    pub(crate) fn create(&mut self, path: &OutPath) -> Result<u32, Fault> {
+        self.free_descriptor()?;
+        let file = out::File::default();
+        self.add(path, Node::File(file.clone()))?;
+        self.open_for_writing(file)
+    }
+
+    /// Begins the file at `path` below `/out` anew.
+    pub(crate) fn truncate(&mut self, path: &OutPath) -> Result<u32, Fault> {
+        self.free_descriptor()?;
+        let file = self.building()?.truncate(path)?;
+        self.open_for_writing(file)
+    }
+
+    fn open_for_writing(&mut self, file: out::File) -> Result<u32, Fault> {
+        Ok(self.insert(Descriptor::Writing { writer: Box::new(BlobWriter::new()), file, executable: false })?)
+    }
+
+    /// Adds a file, directory or symbolic link below `/out`.
     pub(crate) fn add(&mut self, path: &OutPath, node: Node) -> Result<(), Fault> {
-        self.charge(NODE_COST_BYTES)?;
-        Ok(self.out.add(path, node)?)
+        let cost_bytes = self.building()?.add(path, node)?;
+        self.charge(cost_bytes)
     }
 
     pub(crate) fn link(&mut self, from: &OutPath, to: &OutPath) -> Result<(), Fault> {
-        self.charge(NODE_COST_BYTES)?;
-        Ok(self.out.link(from, to)?)
+        let cost_bytes = self.building()?.link(from, to)?;
+        self.charge(cost_bytes)
     }
 
     /// Writes to the standard streams or a file below `/out`.
     pub(crate) fn write(&mut self, fd: u32, bytes: &[u8]) -> Result<(), Fault> {
-        let to_log = matches!(self.descriptor(fd)?, Descriptor::Stderr)
-            || matches!(self.descriptor(fd)?, Descriptor::Stdout) && self.stdout.is_none();
+        let to_log = match self.descriptor(fd)? {
+            Descriptor::Reading { .. } | Descriptor::Directory(_) => return Err(Errno::BadF.into()),
+            Descriptor::Stderr => true,
+            Descriptor::Stdout => self.returns_tree,
+            Descriptor::Writing { .. } => false,
+        };
         if to_log {
-            let room = MAX_STDERR_BYTES - self.stderr.len();
-            self.stderr.extend_from_slice(&bytes[..bytes.len().min(room)]);
+            self.log(bytes);
             return Ok(());
-        }
-        if matches!(self.descriptor(fd)?, Descriptor::Reading { .. } | Descriptor::Directory(_)) {
-            return Err(Errno::BadF.into());
         }
         self.charge(bytes.len() as u64)?;
         match self.descriptors[fd as usize].as_mut() {
@@ -283,6 +298,12 @@ impl Guest {
         Ok(())
     }
 
+    /// Keeps what still fits of standard error.
+    fn log(&mut self, bytes: &[u8]) {
+        let room = MAX_STDERR_BYTES - self.stderr.len();
+        self.stderr.extend_from_slice(&bytes[..bytes.len().min(room)]);
+    }
+
     fn charge(&mut self, bytes: u64) -> Result<(), Fault> {
         self.output_left_bytes = self.output_left_bytes.checked_sub(bytes).ok_or(Stop::Output)?;
         Ok(())
@@ -292,6 +313,7 @@ impl Guest {
     pub(crate) async fn find(&self, place: &Place, path: &[u8], follow: bool) -> Result<Found, Fault> {
         match place {
             Place::Grid if is_here(path) => Ok(Found::Grid),
+            Place::Grid if climbs(path) => Err(Errno::NotCapable.into()),
             Place::Grid => {
                 let path = std::str::from_utf8(path).map_err(|_| Errno::Inval)?;
                 let reached = self.grid.call(path).await.map_err(Stop::Nested)?;
@@ -314,16 +336,12 @@ impl Guest {
         if is_here(path) {
             return Ok(Found::In);
         }
-        let path = path.strip_prefix(b"./").unwrap_or(path);
-        let (first, rest) = match path.iter().position(|&b| b == b'/') {
-            Some(at) => (&path[..at], &path[at + 1..]),
-            None => (path, &b""[..]),
-        };
-        let number = std::str::from_utf8(first).ok().and_then(|text| text.parse::<usize>().ok()).unwrap_or(0);
-        match number.checked_sub(1).and_then(|index| self.inputs.get(index)) {
+        let (first, rest) = split_first(path);
+        match input_number(first).and_then(|number| self.inputs.get(number - 1)) {
             Some(Argument::Tree(cid)) => Ok(Found::Stored(self.walk(*cid, rest, follow)?)),
-            Some(Argument::Blob(object)) if is_here(rest) => Ok(Found::Stored(input_file(object))),
+            Some(Argument::Blob(object)) if rest.is_empty() => Ok(Found::Stored(input_file(object))),
             Some(Argument::Blob(_)) => Err(Errno::NotDir.into()),
+            None if first == b".." => Err(Errno::NotCapable.into()),
             Some(Argument::Text(_)) | None => Err(Errno::NoEnt.into()),
         }
     }
@@ -341,9 +359,9 @@ impl Guest {
     /// Opens what [`Guest::find`] found.
     pub(crate) fn open(&mut self, found: Found) -> Result<u32, Fault> {
         let descriptor = match found {
-            Found::In => Descriptor::Directory(Place::In),
-            Found::Grid => Descriptor::Directory(Place::Grid),
-            Found::Stored(Target::Directory { cid }) => Descriptor::Directory(Place::Stored(cid)),
+            Found::In => Directory::open(Place::In, None),
+            Found::Grid => Directory::open(Place::Grid, None),
+            Found::Stored(Target::Directory { cid }) => Directory::open(Place::Stored(cid), None),
             Found::Stored(Target::Symlink { .. }) => return Err(Errno::Loop.into()),
             Found::Stored(Target::File { cid, .. }) => {
                 let object = self.store.object(&cid)?.ok_or(gridfs_store::Error::NotFound { cid })?;
@@ -352,23 +370,11 @@ impl Guest {
         };
         Ok(self.insert(descriptor)?)
     }
+}
 
-    /// Names, kinds and sizes in a directory.
-    pub(crate) fn list(&self, place: &Place) -> Result<Vec<(Vec<u8>, FileType)>, Fault> {
-        Ok(match place {
-            Place::Grid => Vec::new(),
-            Place::In => self.inputs.iter().enumerate().filter_map(input_entry).collect(),
-            Place::Out(path) => match self.out.get(path)? {
-                Node::Directory(entries) => {
-                    entries.iter().map(|(n, node)| (n.clone(), FileType::of_node(node))).collect()
-                }
-                _ => return Err(Errno::NotDir.into()),
-            },
-            Place::Stored(cid) => {
-                let tree = self.store.tree(cid)?;
-                tree.entries().iter().map(|e| (e.name.clone(), FileType::of_target(&e.target))).collect()
-            }
-        })
+impl Directory {
+    pub(crate) fn open(place: Place, preopen: Option<&'static str>) -> Descriptor {
+        Descriptor::Directory(Directory { place, preopen, listing: Listing::default() })
     }
 }
 
@@ -376,17 +382,36 @@ fn is_here(path: &[u8]) -> bool {
     path.split(|&b| b == b'/').all(|c| c.is_empty() || c == b".")
 }
 
-fn input_file(object: &Object) -> Target {
-    Target::File { cid: object.cid(), size_bytes: object.size_bytes(), executable: false }
+/// Whether a path below `/grid`, taken lexically, leads out of it.
+fn climbs(path: &[u8]) -> bool {
+    let mut depth = 0u32;
+    for name in path.split(|&b| b == b'/') {
+        match name {
+            b"" | b"." => {}
+            b".." if depth == 0 => return true,
+            b".." => depth -= 1,
+            _ => depth += 1,
+        }
+    }
+    false
 }
 
-fn input_entry((index, input): (usize, &Argument)) -> Option<(Vec<u8>, FileType)> {
-    let name = (index + 1).to_string().into_bytes();
-    match input {
-        Argument::Text(_) => None,
-        Argument::Blob(_) => Some((name, FileType::Regular)),
-        Argument::Tree(_) => Some((name, FileType::Directory)),
-    }
+/// The first component of a path that has one, and what follows it with its slash.
+fn split_first(path: &[u8]) -> (&[u8], &[u8]) {
+    let start = path.split(|&b| b == b'/').take_while(|c| c.is_empty() || *c == b".").map(|c| c.len() + 1).sum();
+    let path = path.get(start..).unwrap_or_default();
+    let end = path.iter().position(|&b| b == b'/').unwrap_or(path.len());
+    path.split_at(end)
+}
+
+/// The number of an input: decimal digits without a sign or leading zeros.
+fn input_number(name: &[u8]) -> Option<usize> {
+    let text = std::str::from_utf8(name).ok()?;
+    text.parse().ok().filter(|&number: &usize| number > 0 && number.to_string() == text)
+}
+
+fn input_file(object: &Object) -> Target {
+    Target::File { cid: object.cid(), size_bytes: object.size_bytes(), executable: false }
 }
 
 /// File types as WASI numbers them.
@@ -409,7 +434,7 @@ impl FileType {
 
     pub(crate) fn of_node(node: &Node) -> FileType {
         match node {
-            Node::File { .. } | Node::Writing(_) => FileType::Regular,
+            Node::File(_) => FileType::Regular,
             Node::Directory(_) => FileType::Directory,
             Node::Symlink(_) => FileType::Symlink,
         }
@@ -442,23 +467,42 @@ impl From<gridfs_store::Error> for Fault {
 }
 
 impl wasmtime::ResourceLimiter for Guest {
-    fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
-        Ok(self.grow((desired - current) as u64))
+    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        Ok(self.grow((desired - current) as u64, maximum.is_none_or(|maximum| desired <= maximum)))
     }
 
-    fn table_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
-        Ok(self.grow(8 * (desired - current) as u64))
+    fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.take_back_growth();
+        Ok(())
+    }
+
+    fn table_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        let bytes = TABLE_ELEMENT_BYTES * (desired - current) as u64;
+        Ok(self.grow(bytes, maximum.is_none_or(|maximum| desired <= maximum)))
+    }
+
+    fn table_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.take_back_growth();
+        Ok(())
     }
 }
 
 impl Guest {
-    fn grow(&mut self, bytes: u64) -> bool {
+    /// Counts a growth if it is allowed. One beyond the module's own maximum fails without being a denial of ours.
+    fn grow(&mut self, bytes: u64, within_maximum: bool) -> bool {
+        self.last_growth_bytes = 0;
         let wanted = self.memory_used_bytes.saturating_add(bytes);
-        let granted = wanted <= self.memory_limit_bytes;
+        let granted = within_maximum && wanted <= self.memory_limit_bytes;
         if granted {
             self.memory_used_bytes = wanted;
+            self.last_growth_bytes = bytes;
         }
-        self.memory_denied |= !granted;
+        self.memory_denied |= within_maximum && !granted;
         granted
+    }
+
+    /// Uncounts a growth that was allowed and yet failed; the engine tells of it before the next is asked for.
+    fn take_back_growth(&mut self) {
+        self.memory_used_bytes -= std::mem::take(&mut self.last_growth_bytes);
     }
 }

@@ -7,9 +7,11 @@
 mod engine;
 mod guest;
 mod limits;
+mod listing;
 pub mod manifest;
 mod memory;
 mod out;
+mod pulse;
 mod run;
 mod walk;
 mod wasi;

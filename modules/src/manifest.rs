@@ -19,6 +19,7 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
+use gridfs_store::cbor::{self, CborError};
 use serde::{Deserialize, Serialize};
 use wasmparser::{Encoding, Parser, Payload};
 
@@ -37,8 +38,6 @@ pub const MAX_PROMISE_BYTES: usize = 4 * 1024;
 /// The longest version text, in bytes of UTF-8.
 pub const MAX_VERSION_BYTES: usize = 64;
 
-/// A manifest nests three deep (map, array, map); the rest is slack for ciborium's own counting.
-const RECURSION_LIMIT: usize = 8;
 const WASM_MAGIC: &[u8] = b"\0asm";
 /// The magic number and the version.
 const WASM_HEADER_BYTES: usize = 8;
@@ -208,20 +207,17 @@ impl Manifest {
         if bytes.len() > MAX_BYTES {
             return Err(ManifestError::TooLong { bytes: bytes.len() });
         }
-        let manifest: Manifest = ciborium::de::from_reader_with_recursion_limit(bytes, RECURSION_LIMIT)
-            .map_err(|error| ManifestError::Shape(Box::new(error)))?;
-        if manifest.encode() != bytes {
-            return Err(ManifestError::NotDeterministic);
-        }
+        let manifest: Manifest = cbor::from_slice(bytes).map_err(|error| match error {
+            CborError::Decode(error) => ManifestError::Shape(Box::new(error)),
+            _ => ManifestError::NotDeterministic,
+        })?;
         manifest.validate()?;
         Ok(manifest)
     }
 
     /// The one encoding of this manifest. It does not validate: [`decode`](Manifest::decode) and [`embed`] do.
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        ciborium::into_writer(self, &mut bytes).expect("writing plain structs to memory does not fail");
-        bytes
+        cbor::to_vec(self)
     }
 
     /// Checks what the types cannot say.

@@ -14,16 +14,20 @@ pub(crate) struct Iovec {
 
 /// Most entries of one scatter or gather list.
 const MAX_IOVECS: u32 = 1024;
+/// Longest path or symbolic link, in bytes: PATH_MAX less the terminator.
+const MAX_PATH_BYTES: u32 = 4095;
+/// Most bytes that one call reads, writes or fills: a host call can't be interrupted, so it must be short.
+pub(crate) const MAX_TRANSFER_BYTES: u32 = 16 << 20;
 
 impl Memory<'_> {
     pub(crate) fn bytes(&self, start: u32, len: u32) -> Result<&[u8], Errno> {
-        let start = start as usize;
-        self.0.get(start..start + len as usize).ok_or(Errno::Fault)
+        let end = (start as usize).checked_add(len as usize).ok_or(Errno::Fault)?;
+        self.0.get(start as usize..end).ok_or(Errno::Fault)
     }
 
     pub(crate) fn bytes_mut(&mut self, start: u32, len: u32) -> Result<&mut [u8], Errno> {
-        let start = start as usize;
-        self.0.get_mut(start..start + len as usize).ok_or(Errno::Fault)
+        let end = (start as usize).checked_add(len as usize).ok_or(Errno::Fault)?;
+        self.0.get_mut(start as usize..end).ok_or(Errno::Fault)
     }
 
     pub(crate) fn write(&mut self, start: u32, bytes: &[u8]) -> Result<(), Errno> {
@@ -46,14 +50,13 @@ impl Memory<'_> {
     }
 
     pub(crate) fn read_u64(&self, start: u32) -> Result<u64, Errno> {
-        let low = u64::from(self.read_u32(start)?);
-        let high = u64::from(self.read_u32(start.checked_add(4).ok_or(Errno::Fault)?)?);
-        Ok(low | high << 32)
+        let bytes = self.bytes(start, 8)?;
+        Ok(u64::from_le_bytes(bytes.try_into().expect("8 bytes were asked for")))
     }
 
-    /// A path or name, copied out: at most 4,095 bytes, without NUL.
+    /// A path or name, copied out: at most [`MAX_PATH_BYTES`], without NUL.
     pub(crate) fn path(&self, start: u32, len: u32) -> Result<Vec<u8>, Errno> {
-        if len > 4095 {
+        if len > MAX_PATH_BYTES {
             return Err(Errno::NameTooLong);
         }
         let bytes = self.bytes(start, len)?;
@@ -63,15 +66,22 @@ impl Memory<'_> {
         Ok(bytes.to_vec())
     }
 
+    /// A scatter or gather list whose buffers all lie in memory, cut off after [`MAX_TRANSFER_BYTES`]: the guest sees
+    /// a short read or write.
     pub(crate) fn iovecs(&self, start: u32, count: u32) -> Result<Vec<Iovec>, Errno> {
         if count > MAX_IOVECS {
             return Err(Errno::Inval);
         }
-        (0..count)
-            .map(|i| {
-                let at = start.checked_add(i * 8).ok_or(Errno::Fault)?;
-                Ok(Iovec { start: self.read_u32(at)?, len: self.read_u32(at.checked_add(4).ok_or(Errno::Fault)?)? })
-            })
-            .collect()
+        let list = self.bytes(start, count * 8)?;
+        let mut room = MAX_TRANSFER_BYTES;
+        let word = |bytes: &[u8]| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+        let entry = |pair: &[u8]| {
+            let (start, len) = (word(&pair[..4]), word(&pair[4..]));
+            self.bytes(start, len)?;
+            let len = len.min(room);
+            room -= len;
+            Ok(Iovec { start, len })
+        };
+        list.chunks_exact(8).map(entry).collect()
     }
 }

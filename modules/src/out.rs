@@ -2,10 +2,14 @@
 //!
 //! Symbolic links below `/out` are never followed while it is built, so `..` is lexical and nothing can point a
 //! write elsewhere. File bytes stream into the store; only names are held in memory, at most [`MAX_NODES`] of them.
+//! A directory never outgrows what the store reads back, and none lies deeper than [`MAX_DEPTH`], however it got
+//! there: recursion over the tree is bounded.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::{Arc, OnceLock};
 
-use gridfs_store::{Batch, Cid, Error};
+use gridfs_store::{Batch, Cid, Error, MAX_NAME_BYTES, MAX_TREE_BYTES};
 use gridfs_store::{Target, Tree, TreeEntry};
 
 use crate::wasi::Errno;
@@ -14,22 +18,34 @@ use crate::wasi::Errno;
 const MAX_NODES: usize = 1 << 20;
 /// Deepest directory of one result.
 const MAX_DEPTH: usize = 256;
-
-type Entries = BTreeMap<Vec<u8>, Node>;
+/// What an entry counts beside its name and link target, in bytes: no less than the rest of its encoding.
+const ENTRY_BYTES: u64 = 64;
 
 /// A node of the result.
 #[derive(Debug)]
 pub(crate) enum Node {
-    Directory(Entries),
-    /// A finished file.
-    File {
-        cid: Cid,
-        size_bytes: u64,
-        executable: bool,
-    },
-    /// A file still open for writing, by the number of its descriptor's writer.
-    Writing(u64),
+    Directory(Directory),
+    File(File),
     Symlink(Vec<u8>),
+}
+
+/// A file: empty until its descriptor is closed. The descriptor holds it too, so it may be moved meanwhile.
+pub(crate) type File = Arc<OnceLock<Finished>>;
+
+/// What a closed file is.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) cid: Cid,
+    pub(crate) size_bytes: u64,
+    pub(crate) executable: bool,
+}
+
+/// A directory of the result.
+#[derive(Debug, Default)]
+pub(crate) struct Directory {
+    entries: BTreeMap<Vec<u8>, Node>,
+    /// The sum of [`Node::cost_bytes`]: the encoded directory is no longer.
+    cost_bytes: u64,
 }
 
 /// The tree in the making.
@@ -43,7 +59,7 @@ pub(crate) type OutPath = Vec<Vec<u8>>;
 
 impl OutTree {
     pub(crate) fn new() -> OutTree {
-        OutTree { root: Node::Directory(BTreeMap::new()), nodes: 0 }
+        OutTree { root: Node::Directory(Directory::default()), nodes: 0 }
     }
 
     /// Joins `path` to `base`, lexically; climbing above `/out` is refused.
@@ -55,7 +71,7 @@ impl OutTree {
                 b".." => {
                     joined.pop().ok_or(Errno::NotCapable)?;
                 }
-                name if name.len() > 255 => return Err(Errno::NameTooLong),
+                name if name.len() > MAX_NAME_BYTES => return Err(Errno::NameTooLong),
                 name => joined.push(name.to_vec()),
             }
         }
@@ -68,103 +84,115 @@ impl OutTree {
     /// The node at `path`.
     pub(crate) fn get(&self, path: &OutPath) -> Result<&Node, Errno> {
         path.iter().try_fold(&self.root, |node, name| match node {
-            Node::Directory(entries) => entries.get(name).ok_or(Errno::NoEnt),
+            Node::Directory(directory) => directory.entries.get(name).ok_or(Errno::NoEnt),
             Node::Symlink(_) => Err(Errno::Loop),
-            _ => Err(Errno::NotDir),
+            Node::File(_) => Err(Errno::NotDir),
         })
     }
 
-    /// Adds `node` at `path`, where nothing may be yet.
-    pub(crate) fn add(&mut self, path: &OutPath, node: Node) -> Result<(), Errno> {
-        if self.nodes >= MAX_NODES {
-            return Err(Errno::NoSpc);
+    /// The directory at `path`.
+    pub(crate) fn directory(&self, path: &OutPath) -> Result<&Directory, Errno> {
+        match self.get(path)? {
+            Node::Directory(directory) => Ok(directory),
+            Node::Symlink(_) => Err(Errno::Loop),
+            Node::File(_) => Err(Errno::NotDir),
         }
-        let (parent, name) = self.parent(path)?;
-        if parent.contains_key(name) {
+    }
+
+    /// Adds `node` at `path`, where nothing may be yet; what it costs, in bytes of output.
+    pub(crate) fn add(&mut self, path: &OutPath, node: Node) -> Result<u64, Errno> {
+        let full = self.nodes >= MAX_NODES;
+        let (parent, name) = self.parent(path)?.ok_or(Errno::Exist)?;
+        if parent.entries.contains_key(name) {
             return Err(Errno::Exist);
+        }
+        let cost_bytes = node.cost_bytes(name);
+        if full || !parent.has_room(cost_bytes) {
+            return Err(Errno::NoSpc);
         }
         parent.insert(name.clone(), node);
         self.nodes += 1;
-        Ok(())
+        Ok(cost_bytes)
     }
 
-    /// Replaces the file or link at `path`, which must be there, by `node`.
-    pub(crate) fn replace(&mut self, path: &OutPath, node: Node) -> Result<(), Errno> {
-        let (parent, name) = self.parent(path)?;
-        match parent.get_mut(name).ok_or(Errno::NoEnt)? {
+    /// Begins the file at `path` anew; who still writes the old one writes to nothing.
+    pub(crate) fn truncate(&mut self, path: &OutPath) -> Result<File, Errno> {
+        let (parent, name) = self.parent(path)?.ok_or(Errno::IsDir)?;
+        match parent.entries.get_mut(name).ok_or(Errno::NoEnt)? {
             Node::Directory(_) => Err(Errno::IsDir),
-            slot => {
-                *slot = node;
-                Ok(())
+            Node::Symlink(_) => Err(Errno::Loop),
+            Node::File(file) => {
+                *file = File::default();
+                Ok(file.clone())
             }
         }
     }
 
-    /// Ends the writing of a file, unless the name has been given to something else since.
-    pub(crate) fn finish(&mut self, path: &OutPath, writer: u64, file: Node) {
-        if let Ok((parent, name)) = self.parent(path)
-            && let Some(slot) = parent.get_mut(name)
-            && matches!(slot, Node::Writing(number) if *number == writer)
-        {
-            *slot = file;
-        }
-    }
-
-    /// Gives the finished file at `from` the second name `to`.
-    pub(crate) fn link(&mut self, from: &OutPath, to: &OutPath) -> Result<(), Errno> {
+    /// Gives the finished file at `from` the second name `to`; what that costs, in bytes of output.
+    pub(crate) fn link(&mut self, from: &OutPath, to: &OutPath) -> Result<u64, Errno> {
         let copy = match self.get(from)? {
-            Node::File { cid, size_bytes, executable } => {
-                Node::File { cid: *cid, size_bytes: *size_bytes, executable: *executable }
-            }
+            Node::File(file) if file.get().is_none() => return Err(Errno::NotSup),
+            Node::File(file) => Node::File(file.clone()),
             Node::Symlink(target) => Node::Symlink(target.clone()),
             Node::Directory(_) => return Err(Errno::Perm),
-            Node::Writing(_) => return Err(Errno::NotSup),
         };
         self.add(to, copy)
     }
 
     pub(crate) fn remove_file(&mut self, path: &OutPath) -> Result<(), Errno> {
-        let (parent, name) = self.parent(path)?;
-        match parent.get(name).ok_or(Errno::NoEnt)? {
+        let (parent, name) = self.parent(path)?.ok_or(Errno::IsDir)?;
+        match parent.entries.get(name).ok_or(Errno::NoEnt)? {
             Node::Directory(_) => return Err(Errno::IsDir),
-            _ => parent.remove(name),
+            Node::File(_) | Node::Symlink(_) => parent.remove(name)?,
         };
         self.nodes -= 1;
         Ok(())
     }
 
     pub(crate) fn remove_directory(&mut self, path: &OutPath) -> Result<(), Errno> {
-        let (parent, name) = self.parent(path)?;
-        match parent.get(name).ok_or(Errno::NoEnt)? {
-            Node::Directory(entries) if entries.is_empty() => parent.remove(name),
+        let (parent, name) = self.parent(path)?.ok_or(Errno::Inval)?;
+        match parent.entries.get(name).ok_or(Errno::NoEnt)? {
+            Node::Directory(directory) if directory.entries.is_empty() => parent.remove(name)?,
             Node::Directory(_) => return Err(Errno::NotEmpty),
-            _ => return Err(Errno::NotDir),
+            Node::File(_) | Node::Symlink(_) => return Err(Errno::NotDir),
         };
         self.nodes -= 1;
         Ok(())
     }
 
-    /// Moves a finished file, link or directory; a file or link at `to` is replaced.
+    /// Moves a file, link or directory. A file or link at `to` is replaced by a file or link, an empty directory by a
+    /// directory.
     pub(crate) fn rename(&mut self, from: &OutPath, to: &OutPath) -> Result<(), Errno> {
+        let moved = self.get(from)?;
         if to.starts_with(from) {
             return if to == from { Ok(()) } else { Err(Errno::Inval) };
         }
-        match self.get(from)? {
-            Node::Writing(_) => return Err(Errno::NotSup),
-            node => match self.get(to) {
-                Err(Errno::NoEnt) => {}
-                Err(e) => return Err(e),
-                Ok(Node::Directory(_)) => return Err(Errno::Exist),
-                Ok(_) if matches!(node, Node::Directory(_)) => return Err(Errno::NotDir),
-                Ok(_) => self.remove_file(to)?,
-            },
+        if to.len() > from.len() && to.len() + moved.height() > MAX_DEPTH {
+            return Err(Errno::NameTooLong);
         }
-        self.parent(to)?;
-        let (parent, name) = self.parent(from)?;
-        let node = parent.remove(name).ok_or(Errno::NoEnt)?;
-        let (parent, name) = self.parent(to)?;
+        let is_directory = matches!(moved, Node::Directory(_));
+        let cost_bytes = to.last().map_or(0, |name| moved.cost_bytes(name));
+        self.make_way(to, is_directory, cost_bytes)?;
+        let (parent, name) = self.parent(from)?.ok_or(Errno::Inval)?;
+        let node = parent.remove(name)?;
+        let (parent, name) = self.parent(to)?.ok_or(Errno::Inval)?;
         parent.insert(name.clone(), node);
         Ok(())
+    }
+
+    /// Removes what a rename to `to` replaces, once nothing else is in its way.
+    fn make_way(&mut self, to: &OutPath, is_directory: bool, cost_bytes: u64) -> Result<(), Errno> {
+        if !self.parent(to)?.ok_or(Errno::NotEmpty)?.0.has_room(cost_bytes) {
+            return Err(Errno::NoSpc);
+        }
+        match self.get(to) {
+            Err(Errno::NoEnt) => Ok(()),
+            Err(errno) => Err(errno),
+            Ok(Node::Directory(_)) if is_directory => self.remove_directory(to),
+            Ok(Node::Directory(_)) => Err(Errno::IsDir),
+            Ok(Node::File(_) | Node::Symlink(_)) if is_directory => Err(Errno::NotDir),
+            Ok(Node::File(_) | Node::Symlink(_)) => self.remove_file(to),
+        }
     }
 
     /// Stores the finished tree; its root directory.
@@ -172,34 +200,77 @@ impl OutTree {
         store_node(self.root, batch)
     }
 
-    /// The directory that holds the last component of `path`, and that component.
-    fn parent<'a>(&mut self, path: &'a OutPath) -> Result<(&mut Entries, &'a Vec<u8>), Errno> {
-        let (name, above) = path.split_last().ok_or(Errno::Exist)?;
+    /// The directory that holds the last component of `path`, and that component; `None` for `/out` itself.
+    fn parent<'a>(&mut self, path: &'a OutPath) -> Result<Option<(&mut Directory, &'a Vec<u8>)>, Errno> {
+        let Some((name, above)) = path.split_last() else { return Ok(None) };
         let parent = above.iter().try_fold(&mut self.root, |node, name| match node {
-            Node::Directory(entries) => entries.get_mut(name).ok_or(Errno::NoEnt),
+            Node::Directory(directory) => directory.entries.get_mut(name).ok_or(Errno::NoEnt),
             Node::Symlink(_) => Err(Errno::Loop),
-            _ => Err(Errno::NotDir),
+            Node::File(_) => Err(Errno::NotDir),
         })?;
         match parent {
-            Node::Directory(entries) => Ok((entries, name)),
+            Node::Directory(directory) => Ok(Some((directory, name))),
             Node::Symlink(_) => Err(Errno::Loop),
-            _ => Err(Errno::NotDir),
+            Node::File(_) => Err(Errno::NotDir),
+        }
+    }
+}
+
+impl Directory {
+    /// The entries behind `name`, or all of them, in the order of names.
+    pub(crate) fn entries_after<'a>(&'a self, name: Option<&[u8]>) -> impl Iterator<Item = (&'a [u8], &'a Node)> + use<'a> {
+        let start = name.map_or(Bound::Unbounded, Bound::Excluded);
+        self.entries.range::<[u8], _>((start, Bound::Unbounded)).map(|(name, node)| (name.as_slice(), node))
+    }
+
+    fn has_room(&self, cost_bytes: u64) -> bool {
+        // The array around the entries takes less than one entry may.
+        self.cost_bytes + cost_bytes + ENTRY_BYTES <= MAX_TREE_BYTES
+    }
+
+    fn insert(&mut self, name: Vec<u8>, node: Node) {
+        self.cost_bytes += node.cost_bytes(&name);
+        self.entries.insert(name, node);
+    }
+
+    fn remove(&mut self, name: &[u8]) -> Result<Node, Errno> {
+        let node = self.entries.remove(name).ok_or(Errno::NoEnt)?;
+        self.cost_bytes -= node.cost_bytes(name);
+        Ok(node)
+    }
+}
+
+impl Node {
+    fn cost_bytes(&self, name: &[u8]) -> u64 {
+        let target = if let Node::Symlink(target) = self { target.len() } else { 0 };
+        ENTRY_BYTES + (name.len() + target) as u64
+    }
+
+    /// Directories on the longest way down from here.
+    fn height(&self) -> usize {
+        match self {
+            Node::Directory(directory) => directory.entries.values().map(|node| 1 + node.height()).max().unwrap_or(0),
+            Node::File(_) | Node::Symlink(_) => 0,
         }
     }
 }
 
 fn store_node(node: Node, batch: &mut Batch) -> Result<Target, Error> {
     Ok(match node {
-        Node::Directory(entries) => {
-            let entries = entries
+        Node::Directory(directory) => {
+            let entries = directory
+                .entries
                 .into_iter()
                 .map(|(name, node)| Ok(TreeEntry { name, target: store_node(node, batch)? }))
                 .collect::<Result<Vec<_>, Error>>()?;
             let tree = Tree::new(entries).expect("names and link targets were checked when they were added");
             Target::Directory { cid: batch.put_tree(&tree)? }
         }
-        Node::File { cid, size_bytes, executable } => Target::File { cid, size_bytes, executable },
+        Node::File(file) => {
+            let Finished { cid, size_bytes, executable } =
+                *file.get().expect("every descriptor is closed before the tree is stored");
+            Target::File { cid, size_bytes, executable }
+        }
         Node::Symlink(target) => Target::Symlink { target },
-        Node::Writing(number) => unreachable!("writer {number} is closed before the tree is stored"),
     })
 }

@@ -5,16 +5,13 @@ use std::sync::Arc;
 use gridfs_store::Target;
 use gridfs_store::{Batch, Error, Hash, Store};
 
-use crate::engine::Program;
+use crate::engine::{POOL_MEMORY_BYTES, Program};
 use crate::guest::{Argument, Fault, Grid, Guest, NestedError};
 use crate::limits::Limits;
 use crate::manifest::Returns;
 
 /// How much of standard error is kept, in bytes; the rest is dropped.
 pub const MAX_STDERR_BYTES: usize = 64 * 1024;
-
-/// Fuel between two points at which a running guest can be cancelled: a few milliseconds.
-const YIELD_FUEL: u64 = 5_000_000;
 
 /// Everything that one evaluation needs.
 pub struct Invocation {
@@ -120,7 +117,8 @@ pub(crate) enum Stop {
 ///
 /// The wall-clock limit is the caller's to keep; all others are kept here.
 pub async fn run(invocation: Invocation) -> Result<Outcome, RunError> {
-    let Invocation { program, arguments, seed, limits, store, grid } = invocation;
+    let Invocation { program, arguments, seed, mut limits, store, grid } = invocation;
+    limits.memory_bytes = limits.memory_bytes.min(POOL_MEMORY_BYTES as u64);
     let returns_tree = program.manifest().returns == Returns::Tree;
     let mut guest = Guest::new(&program.manifest().name, arguments, returns_tree, seed, store, grid);
     guest.output_left_bytes = limits.output_bytes;
@@ -129,8 +127,12 @@ pub async fn run(invocation: Invocation) -> Result<Outcome, RunError> {
     let mut store = wasmtime::Store::new(program.engine(), guest);
     store.limiter(|guest| guest);
     store.set_fuel(limits.fuel).map_err(engine_error)?;
-    store.fuel_async_yield_interval(Some(YIELD_FUEL)).map_err(engine_error)?;
+    // At every beat it yields and runs on till the next.
+    store.set_epoch_deadline(1);
+    store.epoch_deadline_async_yield_and_update(1);
+    let beating = program.pulse().keep().map_err(|e| RunError::Engine(format!("can't start its thread: {e}")))?;
     let ended = start(&mut store, &program).await;
+    drop(beating);
     let fuel = limits.fuel - store.get_fuel().map_err(engine_error)?;
     let mut guest = store.into_data();
     if let Err(error) = ended {
@@ -144,14 +146,17 @@ pub async fn run(invocation: Invocation) -> Result<Outcome, RunError> {
 }
 
 async fn start(store: &mut wasmtime::Store<Guest>, program: &Program) -> wasmtime::Result<()> {
-    let instance = program.instantiate(&mut *store).await?;
-    let memory = instance.get_memory(&mut *store, "memory");
-    store.data_mut().memory = memory;
-    let start = instance.get_typed_func::<(), ()>(&mut *store, "_start")?;
-    match start.call_async(&mut *store, ()).await {
+    match start_to_end(store, program).await {
         Err(e) if matches!(e.downcast_ref::<Stop>(), Some(Stop::Exit(0))) => Ok(()),
         ended => ended,
     }
+}
+
+async fn start_to_end(store: &mut wasmtime::Store<Guest>, program: &Program) -> wasmtime::Result<()> {
+    let instance = program.instantiate(&mut *store).await?;
+    store.data_mut().memory = instance.get_memory(&mut *store, "memory");
+    let start = instance.get_typed_func::<(), ()>(&mut *store, "_start")?;
+    start.call_async(&mut *store, ()).await
 }
 
 fn finish(guest: &mut Guest) -> Result<Target, Fault> {

@@ -39,6 +39,9 @@ pub fn walk(store: &Arc<Store>, root: Cid, path: &[u8], follow: bool) -> Result<
     let mut reached = Target::Directory { cid: root };
     while let Some(name) = pending.pop() {
         if name == b".." {
+            if !matches!(reached, Target::Directory { .. }) {
+                return Err(WalkError::NotADirectory(name));
+            }
             through.pop();
             let here = *through.last().ok_or(WalkError::Escape)?;
             reached = Target::Directory { cid: here };

@@ -2,13 +2,17 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Args;
 use gridfs_fuse::MountOptions;
+use rustix::event::{PollFd, PollFlags};
+use rustix::process::PidfdFlags;
 
 use super::output::Output;
 use super::{Session, runtime};
@@ -156,8 +160,9 @@ impl Umount {
         let given = self.directory.as_deref().map(super::object::absolute).transpose()?;
         match session.daemon(Request::Ping) {
             Ok(Answer::Pong { mount: Some(mount) }) if given.as_ref().is_none_or(|given| same(given, &mount)) => {
+                let daemon = daemon_process(&session.home)?;
                 session.daemon(Request::Stop)?;
-                wait_until_gone(&home::socket(&session.home))
+                wait_until_gone(&daemon)
             }
             _ => {
                 let directory = given.unwrap_or_else(|| home::default_mount(&session.home));
@@ -172,14 +177,23 @@ fn same(given: &Path, mount: &Path) -> bool {
     given == mount || given.canonicalize().is_ok_and(|given| given == mount)
 }
 
-fn wait_until_gone(socket: &Path) -> Result<()> {
-    let deadline = Instant::now() + STOP_TIMEOUT;
-    while socket.exists() {
-        if Instant::now() > deadline {
+/// The process at the other end of the socket.
+fn daemon_process(home: &Path) -> Result<OwnedFd> {
+    let failed = |e: io::Error| Error::caused(Code::NoDaemon, "can't tell which process the daemon is", e);
+    let socket = UnixStream::connect(home::socket(home)).map_err(failed)?;
+    let peer = rustix::net::sockopt::socket_peercred(&socket).map_err(|e| failed(e.into()))?;
+    rustix::process::pidfd_open(peer.pid, PidfdFlags::empty()).map_err(|e| failed(e.into()))
+}
+
+/// Waits for the process to end: only then is its store free for another.
+fn wait_until_gone(process: &OwnedFd) -> Result<()> {
+    let mut ended = [PollFd::new(process, PollFlags::IN)];
+    let timeout = STOP_TIMEOUT.try_into().expect("half a minute is a valid timeout");
+    match rustix::event::poll(&mut ended, Some(&timeout)) {
+        Ok(1) => Ok(()),
+        _ => {
             let why = format!("the daemon is still stopping after {} s; see its log", STOP_TIMEOUT.as_secs());
-            return Err(Error::new(Code::Busy, why));
+            Err(Error::new(Code::Busy, why))
         }
-        std::thread::sleep(Duration::from_millis(10));
     }
-    Ok(())
 }

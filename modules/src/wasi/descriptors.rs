@@ -3,7 +3,8 @@
 use gridfs_store::Object;
 
 use super::Errno;
-use crate::guest::{Descriptor, Fault, FileType, Guest, PREOPENS, Place};
+use crate::guest::{Descriptor, Fault, FileType, Guest};
+use crate::listing::list;
 use crate::memory::{Iovec, Memory};
 
 type Done = Result<(), Fault>;
@@ -58,12 +59,11 @@ fn not_readable(guest: &mut Guest, fd: u32) -> Fault {
 fn read_at(memory: &mut Memory<'_>, object: &Object, position: u64, iovecs: &[Iovec]) -> Result<u32, Fault> {
     let mut total = 0u32;
     for iovec in iovecs {
-        let room = iovec.len.min(u32::MAX - total);
-        let buffer = memory.bytes_mut(iovec.start, room)?;
+        let buffer = memory.bytes_mut(iovec.start, iovec.len)?;
         let Some(at) = position.checked_add(u64::from(total)) else { break };
         let read = object.read_at(at, buffer)?;
-        total += read as u32;
-        if read < room as usize {
+        total += read as u32; // no more than MAX_TRANSFER_BYTES
+        if read < iovec.len as usize {
             break;
         }
     }
@@ -72,10 +72,11 @@ fn read_at(memory: &mut Memory<'_>, object: &Object, position: u64, iovecs: &[Io
 
 pub(super) fn fd_write(memory: &mut Memory<'_>, guest: &mut Guest, fd: u32, iovs: u32, count: u32, out: u32) -> Done {
     let iovecs = memory.iovecs(iovs, count)?;
-    let total: u64 = iovecs.iter().map(|v| u64::from(v.len)).sum();
-    let total = u32::try_from(total).map_err(|_| Errno::Inval)?;
+    let mut total = 0;
+    guest.write(fd, &[])?; // without a buffer, the descriptor is checked all the same
     for iovec in iovecs {
         guest.write(fd, memory.bytes(iovec.start, iovec.len)?)?;
+        total += iovec.len; // no more than MAX_TRANSFER_BYTES
     }
     Ok(memory.write_u32(out, total)?)
 }
@@ -229,17 +230,16 @@ pub(super) fn fd_filestat_set_times(
 }
 
 pub(super) fn fd_prestat_get(memory: &mut Memory<'_>, guest: &mut Guest, fd: u32, out: u32) -> Done {
-    let path = guest.preopen(fd).ok_or(Errno::BadF)?;
+    let path = guest.preopen(fd)?;
     memory.write_u32(out, 0)?;
     Ok(memory.write_u32(out.checked_add(4).ok_or(Errno::Fault)?, path.len() as u32)?)
 }
 
 pub(super) fn fd_prestat_dir_name(memory: &mut Memory<'_>, guest: &mut Guest, fd: u32, start: u32, len: u32) -> Done {
-    let path = guest.preopen(fd).ok_or(Errno::BadF)?;
+    let path = guest.preopen(fd)?;
     if path.len() > len as usize {
         return Err(Errno::NameTooLong.into());
     }
-    debug_assert!(PREOPENS.contains(&path));
     Ok(memory.write(start, path.as_bytes())?)
 }
 
@@ -254,25 +254,23 @@ pub(super) fn fd_readdir(
     cookie: u64,
     out: u32,
 ) -> Done {
-    let place: Place = guest.place(fd)?;
-    let mut names = vec![(b".".to_vec(), FileType::Directory), (b"..".to_vec(), FileType::Directory)];
-    names.extend(guest.list(&place)?);
     let buffer = memory.bytes_mut(start, len)?;
     let mut filled = 0;
-    let from = usize::try_from(cookie).map_err(|_| Errno::Inval)?;
-    for (index, (name, file_type)) in names.iter().enumerate().skip(from) {
-        let mut entry = Vec::with_capacity(24 + name.len());
-        entry.extend_from_slice(&(index as u64 + 1).to_le_bytes());
-        entry.extend_from_slice(&0u64.to_le_bytes());
-        entry.extend_from_slice(&(name.len() as u32).to_le_bytes());
-        entry.extend_from_slice(&[*file_type as u8, 0, 0, 0]);
-        entry.extend_from_slice(name);
-        let room = (buffer.len() - filled).min(entry.len());
-        buffer[filled..filled + room].copy_from_slice(&entry[..room]);
-        filled += room;
-        if room < entry.len() {
-            break;
-        }
-    }
+    list(guest, fd, cookie, &mut |entry| {
+        let mut head = [0; 24];
+        head[..8].copy_from_slice(&entry.next.to_le_bytes());
+        head[16..20].copy_from_slice(&(entry.name.len() as u32).to_le_bytes());
+        head[20] = entry.file_type as u8;
+        filled += copy_what_fits(&head, &mut buffer[filled..]);
+        let copied = copy_what_fits(entry.name, &mut buffer[filled..]);
+        filled += copied;
+        copied == entry.name.len()
+    })?;
     Ok(memory.write_u32(out, filled as u32)?)
+}
+
+fn copy_what_fits(bytes: &[u8], room: &mut [u8]) -> usize {
+    let len = bytes.len().min(room.len());
+    room[..len].copy_from_slice(&bytes[..len]);
+    len
 }

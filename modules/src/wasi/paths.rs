@@ -4,9 +4,9 @@ use wasmtime::Caller;
 
 use super::descriptors::write_filestat;
 use super::{Errno, split};
-use crate::guest::{Fault, FileType, Found, Guest, Place};
+use crate::guest::{Directory, Fault, FileType, Found, Guest, Place};
 use crate::memory::Memory;
-use crate::out::{Node, OutPath, OutTree};
+use crate::out::{self, Node, OutPath, OutTree};
 use gridfs_store::Target;
 
 type Done = Result<(), Fault>;
@@ -36,8 +36,9 @@ impl Opening {
         }
     }
 
+    /// Whether a place that is only read refuses it.
     fn changes(self) -> bool {
-        self.create || self.truncate
+        self.create || self.truncate || self.write && !self.directory
     }
 }
 
@@ -76,17 +77,17 @@ pub(super) async fn path_open(
 
 fn open_out(guest: &mut Guest, path: &OutPath, how: Opening) -> Result<u32, Fault> {
     match guest.out.get(path) {
-        Ok(Node::Directory(_)) if how.exclusive => Err(Errno::Exist.into()),
-        Ok(Node::Directory(_)) if how.write && !how.directory => Err(Errno::IsDir.into()),
-        Ok(Node::Directory(_)) => {
-            let place = Place::Out(path.clone());
-            Ok(guest.insert(crate::guest::Descriptor::Directory(place))?)
-        }
-        Ok(_) if how.directory => Err(Errno::NotDir.into()),
+        Ok(_) if how.create && how.exclusive => Err(Errno::Exist.into()),
+        Ok(Node::Directory(_)) if how.truncate || how.write && !how.directory => Err(Errno::IsDir.into()),
+        Ok(Node::Directory(_)) => Ok(guest.insert(Directory::open(Place::Out(path.clone()), None))?),
+        Ok(Node::Symlink(_)) => Err(Errno::Loop.into()),
+        Ok(Node::File(_)) if how.directory => Err(Errno::NotDir.into()),
+        Ok(Node::File(_)) if how.write && how.truncate => guest.truncate(path),
         // What is written below /out can't be read back or changed in place, only written anew.
-        Ok(_) if !how.write || !how.truncate && !how.exclusive => Err(Errno::NotSup.into()),
-        Err(e) if e != Errno::NoEnt || !how.create => Err(e.into()),
-        _ => guest.create(path.clone(), how.exclusive),
+        Ok(Node::File(_)) => Err(Errno::NotSup.into()),
+        Err(Errno::NoEnt) if how.create && how.directory => Err(Errno::Inval.into()),
+        Err(Errno::NoEnt) if how.create => guest.create(path),
+        Err(errno) => Err(errno.into()),
     }
 }
 
@@ -103,9 +104,9 @@ pub(super) async fn path_filestat_get(
             let guest = caller.data();
             let node = guest.out.get(&OutTree::join(base, &path)?)?;
             let size = match node {
-                Node::File { size_bytes, .. } => *size_bytes,
+                Node::File(file) => file.get().map_or(0, |finished| finished.size_bytes),
                 Node::Symlink(target) => target.len() as u64,
-                Node::Directory(_) | Node::Writing(_) => 0,
+                Node::Directory(_) => 0,
             };
             (FileType::of_node(node), size)
         }
@@ -153,7 +154,7 @@ fn out_path(memory: &Memory<'_>, guest: &mut Guest, fd: u32, start: u32, len: u3
 
 pub(super) fn path_create_directory(memory: &mut Memory<'_>, guest: &mut Guest, fd: u32, path: u32, len: u32) -> Done {
     let path = out_path(memory, guest, fd, path, len)?;
-    guest.add(&path, Node::Directory(Default::default()))
+    guest.add(&path, Node::Directory(out::Directory::default()))
 }
 
 pub(super) fn path_symlink(
@@ -201,17 +202,17 @@ pub(super) fn path_rename(
 ) -> Done {
     let from = out_path(memory, guest, old_fd, old, old_len)?;
     let to = out_path(memory, guest, new_fd, new, new_len)?;
-    Ok(guest.out.rename(&from, &to)?)
+    Ok(guest.building()?.rename(&from, &to)?)
 }
 
 pub(super) fn path_unlink_file(memory: &mut Memory<'_>, guest: &mut Guest, fd: u32, path: u32, len: u32) -> Done {
     let path = out_path(memory, guest, fd, path, len)?;
-    Ok(guest.out.remove_file(&path)?)
+    Ok(guest.building()?.remove_file(&path)?)
 }
 
 pub(super) fn path_remove_directory(memory: &mut Memory<'_>, guest: &mut Guest, fd: u32, path: u32, len: u32) -> Done {
     let path = out_path(memory, guest, fd, path, len)?;
-    Ok(guest.out.remove_directory(&path)?)
+    Ok(guest.building()?.remove_directory(&path)?)
 }
 
 /// Results have no times of their own; setting them is accepted and means nothing.

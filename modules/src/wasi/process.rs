@@ -2,7 +2,7 @@
 
 use super::Errno;
 use crate::guest::{Fault, Guest};
-use crate::memory::Memory;
+use crate::memory::{MAX_TRANSFER_BYTES, Memory};
 
 type Done = Result<(), Fault>;
 
@@ -49,7 +49,11 @@ fn check_clock(id: u32) -> Result<(), Errno> {
 }
 
 pub(super) fn random_get(memory: &mut Memory<'_>, guest: &mut Guest, start: u32, len: u32) -> Done {
-    guest.fill_random(memory.bytes_mut(start, len)?);
+    let bytes = memory.bytes_mut(start, len)?;
+    if len > MAX_TRANSFER_BYTES {
+        return Err(Errno::Inval.into());
+    }
+    guest.fill_random(bytes);
     Ok(())
 }
 
