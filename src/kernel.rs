@@ -9,13 +9,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use gridfs_modules::{Engine, Limits, MAX_WASM_BYTES, Program};
+use gridfs_modules::Limits;
 use gridfs_store::{Cid, Store};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
-use crate::cache::Cache;
-use crate::cas::CasModule;
 use crate::describe::{Description, Descriptions};
 use crate::error::{Code, Error, Result};
 use crate::flights::Flights;
@@ -23,7 +21,6 @@ use crate::module::{Acceptance, Call, Caller, Module, Reply};
 use crate::names::Names;
 use crate::parms::Parms;
 use crate::promise::Promise;
-use crate::wasm::WasmModule;
 
 /// Deepest nesting of calls.
 pub const MAX_DEPTH: u32 = 12;
@@ -54,22 +51,20 @@ pub struct Kernel {
     /// What happened so far.
     pub counters: Counters,
     promises: HashMap<Cid, Promise>,
-    engine: Arc<Engine>,
     consulted: Vec<Box<dyn Module>>,
     flights: Arc<Flights<Reply>>,
     log: Mutex<VecDeque<String>>,
 }
 
 impl Kernel {
-    /// A kernel over a store, whose evaluations run on `runtime`.
-    pub fn new(store: Arc<Store>, names: Arc<Names>, engine: Arc<Engine>, runtime: Handle) -> Arc<Kernel> {
+    /// A kernel over a store that consults `modules` in this order, and whose evaluations run on `runtime`.
+    pub fn new(store: Arc<Store>, names: Arc<Names>, modules: Vec<Box<dyn Module>>, runtime: Handle) -> Arc<Kernel> {
         let promises = [Promise::local(), Promise::public()].map(|promise| (promise.cid(), promise));
         Arc::new(Kernel {
             modules: Descriptions::new(store.clone()),
-            consulted: vec![Box::new(Cache), Box::new(CasModule), Box::new(WasmModule::default())],
+            consulted: modules,
             promises: HashMap::from(promises),
             flights: Flights::new(runtime),
-            engine,
             log: Mutex::default(),
             counters: Counters::default(),
             store,
@@ -116,13 +111,6 @@ impl Kernel {
                 format!("this node does not accept the promise {cid}; it accepts local and pub"),
             )
         })
-    }
-
-    /// Loads the code of a WASM module. Compiling it, which does not yield, may take seconds.
-    pub fn load(&self, module: &Cid) -> Result<Arc<Program>> {
-        let read = || self.store.read(module, MAX_WASM_BYTES);
-        tokio::task::block_in_place(|| self.engine.load(module, read))
-            .map_err(|e| Error::from(e).during(format!("module {module}")))
     }
 
     /// The last lines of the log, oldest first.

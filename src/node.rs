@@ -8,10 +8,14 @@ use gridfs_store::{Options, Progress, Store};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::builtins;
+use crate::cache::Cache;
+use crate::cas::CasModule;
 use crate::error::{Code, Error, Result};
 use crate::home::Home;
 use crate::kernel::Kernel;
+use crate::module::Module;
 use crate::names::Names;
+use crate::wasm::WasmModule;
 
 /// An open node. One process at a time has a home open.
 pub struct Node {
@@ -19,6 +23,8 @@ pub struct Node {
     pub home: Arc<Home>,
     /// Its kernel.
     pub kernel: Arc<Kernel>,
+    /// Loads and runs WASM programs.
+    pub engine: Arc<Engine>,
     /// Runs WASM: apart from the caller's runtime, so that computing never keeps an answer waiting.
     compute: Option<Runtime>,
 }
@@ -32,13 +38,16 @@ impl Node {
         let names = Arc::new(Names::open(store.clone(), home.clone())?);
         builtins::install(&store, &home, &names)?;
         let engine = Engine::new(&home.code()).map_err(|e| Error::caused(Code::General, e.to_string(), e))?;
+        let engine = Arc::new(engine);
+        let modules: Vec<Box<dyn Module>> =
+            vec![Box::new(Cache), Box::new(CasModule), Box::new(WasmModule::new(engine.clone()))];
         let compute = Builder::new_multi_thread()
             .thread_name("grid-compute")
             .enable_time()
             .build()
             .map_err(|e| Error::caused(Code::General, "can't start threads for computing", e))?;
-        let kernel = Kernel::new(store, names, Arc::new(engine), compute.handle().clone());
-        Ok(Node { home, kernel, compute: Some(compute) })
+        let kernel = Kernel::new(store, names, modules, compute.handle().clone());
+        Ok(Node { home, kernel, engine, compute: Some(compute) })
     }
 }
 

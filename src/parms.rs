@@ -148,3 +148,100 @@ impl<'de> Deserialize<'de> for Parms {
         deserializer.deserialize_seq(ParmsVisitor)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use gridfs_store::Codec;
+
+    use super::*;
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn sample() -> Parms {
+        Parms {
+            promise: Cid::of(Codec::DagCbor, b"promise"),
+            module: Cid::of(Codec::Raw, b"module"),
+            arguments: vec![Value::Object(Cid::of(Codec::Raw, b"blob")), Value::Text("-l".into())],
+        }
+    }
+
+    const LIMITS: Limits = Limits { fuel: 1, wall_ms: 2, memory_bytes: 3, output_bytes: 4 };
+
+    #[test]
+    fn golden_bytes() {
+        let link = |cid: Cid| format!("d82a582500{}", hex(&cid.to_bytes()));
+        let parms = sample();
+        let Value::Object(blob) = parms.arguments[0] else { unreachable!() };
+        let expected = format!("da6772696484{}{}{}622d6c", link(parms.promise), link(parms.module), link(blob));
+        assert_eq!(hex(&parms.to_bytes()), expected);
+        assert_eq!(
+            parms.memo_key(&LIMITS).to_string(),
+            "3489b45c9d1415562db9fdb67b85bb1fdb920007ee9383f0287ea597c8af2a9c"
+        );
+    }
+
+    #[test]
+    fn round_trip() {
+        let parms = sample();
+        assert_eq!(Parms::from_bytes(&parms.to_bytes()).unwrap(), parms);
+    }
+
+    #[test]
+    fn every_change_of_a_byte_is_refused_or_another_call() {
+        let (parms, bytes) = (sample(), sample().to_bytes());
+        for position in 0..bytes.len() {
+            for bit in 0..8 {
+                let mut changed = bytes.clone();
+                changed[position] ^= 1 << bit;
+                if let Ok(other) = Parms::from_bytes(&changed) {
+                    assert_ne!(other, parms);
+                    assert_eq!(other.to_bytes(), changed, "two spellings of one call");
+                }
+            }
+        }
+        for length in 0..bytes.len() {
+            assert!(Parms::from_bytes(&bytes[..length]).is_err(), "cut at {length}");
+        }
+        assert!(Parms::from_bytes(&[bytes, vec![0]].concat()).is_err(), "a byte too many");
+    }
+
+    #[test]
+    fn whatever_differs_gives_another_memo_key() {
+        let base = sample();
+        let key = base.memo_key(&LIMITS);
+        let variants = [
+            Parms { promise: Cid::of(Codec::DagCbor, b"other"), ..base.clone() },
+            Parms { module: Cid::of(Codec::Raw, b"other"), ..base.clone() },
+            Parms { arguments: base.arguments[..1].to_vec(), ..base.clone() },
+            Parms { arguments: vec![base.arguments[0].clone(), Value::Text("-w".into())], ..base.clone() },
+            // The text of a CID is not the object.
+            Parms { arguments: base.arguments.iter().map(|a| Value::Text(a.text())).collect(), ..base.clone() },
+        ];
+        for variant in variants {
+            assert_ne!(variant.memo_key(&LIMITS), key, "{variant:?}");
+        }
+        for limits in [
+            Limits { fuel: 9, ..LIMITS },
+            Limits { wall_ms: 9, ..LIMITS },
+            Limits { memory_bytes: 9, ..LIMITS },
+            Limits { output_bytes: 9, ..LIMITS },
+        ] {
+            assert_ne!(base.memo_key(&limits), key, "{limits:?}");
+        }
+    }
+
+    #[test]
+    fn components_follow_the_required_arguments() {
+        let parms = sample();
+        let blob = parms.arguments[0].text();
+        assert_eq!(parms.components(0), [format!("{blob},-l")]);
+        assert_eq!(parms.components(1), [format!("{blob},-l")]);
+        assert_eq!(parms.components(2), [blob, "-l".into()]);
+        let none = Parms { arguments: Vec::new(), ..parms };
+        assert_eq!(none.components(0), [","]);
+        let long = Parms { arguments: vec![Value::Text("x".repeat(256))], ..none };
+        assert_eq!((long.fits(1), long.components(1)[0].len()), (false, 256));
+    }
+}

@@ -68,3 +68,45 @@ pub fn cid_of(target: &Target) -> Option<Cid> {
         Target::Symlink { .. } => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use gridfs_store::Codec;
+
+    use super::*;
+
+    /// Keys of an encoded map in the order they stand.
+    fn keys(bytes: &[u8]) -> Vec<String> {
+        let value: ciborium::Value = ciborium::from_reader(bytes).unwrap();
+        value.into_map().unwrap().into_iter().map(|(key, _)| key.into_text().unwrap()).collect()
+    }
+
+    fn is_deterministic(keys: &[String]) -> bool {
+        keys.is_sorted_by_key(|key| (key.len(), key.clone()))
+    }
+
+    #[test]
+    fn memos_and_receipts_read_back_and_stand_in_order() {
+        let cid = Cid::of(Codec::Raw, b"x");
+        let parms = Parms { promise: cid, module: cid, arguments: Vec::new() };
+        let receipt = Receipt {
+            v: 1,
+            deps: vec![(parms.clone(), cid)],
+            fuel: 7,
+            names: vec![("wc".into(), cid)],
+            parms,
+            result: cid,
+            stderr: None,
+            time_ms: 8,
+            wall_ms: 9,
+        };
+        let bytes = cbor::to_vec(&receipt);
+        assert_eq!(cbor::from_slice::<Receipt>(&bytes).unwrap(), receipt);
+        assert!(is_deterministic(&keys(&bytes)), "{:?}", keys(&bytes));
+        for size in [Some(5), None] {
+            let memo = Memo { v: 1, size, named: true, result: cid, receipt: cid };
+            assert_eq!(cbor::from_slice::<Memo>(&memo.to_bytes()).unwrap(), memo);
+            assert!(is_deterministic(&keys(&memo.to_bytes())));
+        }
+    }
+}

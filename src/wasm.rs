@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use gridfs_modules::{Argument, Invocation, Outcome, run};
-use gridfs_store::{Codec, Durability, cbor};
+use gridfs_modules::{Argument, Engine, Invocation, MAX_WASM_BYTES, Outcome, Program, run};
+use gridfs_store::{Cid, Codec, Durability, Store, cbor};
 use tokio::sync::Semaphore;
 
 use crate::cache::memo_of;
@@ -21,24 +21,24 @@ const MAX_RUNNING: usize = 32;
 /// Longest label under which the store lists a memo; a longer path is not listed.
 const MAX_LABEL_BYTES: usize = 1024;
 
-/// The module; it runs others on the kernel's engine.
+/// The module.
 pub struct WasmModule {
+    engine: Arc<Engine>,
     admission: Semaphore,
 }
 
-impl Default for WasmModule {
-    fn default() -> WasmModule {
-        WasmModule { admission: Semaphore::new(MAX_RUNNING) }
-    }
-}
-
 impl WasmModule {
+    /// Runs modules on `engine`.
+    pub fn new(engine: Arc<Engine>) -> WasmModule {
+        WasmModule { engine, admission: Semaphore::new(MAX_RUNNING) }
+    }
+
     async fn evaluate(&self, call: &Call) -> Result<Reply> {
         let _permit = tokio::select! {
             permit = self.admission.acquire() => Some(permit.expect("the semaphore is never closed")),
             () = call.urgent.notified() => None,
         };
-        let program = call.kernel.load(&call.parms.module)?;
+        let program = load(&self.engine, &call.kernel.store, &call.parms.module)?;
         let arguments = call.parms.arguments.iter().zip(0..).map(|(value, index)| argument(call, index, value));
         let arguments = arguments.collect::<Result<Vec<_>>>()?;
         let caller = Caller { asking: Some(call.key), depth: call.caller.depth + 1 };
@@ -67,6 +67,12 @@ impl Module for WasmModule {
     fn handle<'a>(&'a self, call: &'a Call) -> Handling<'a> {
         Box::pin(self.evaluate(call))
     }
+}
+
+/// The program of a stored module. Compiling it, which does not yield, may take seconds.
+pub fn load(engine: &Engine, store: &Arc<Store>, module: &Cid) -> Result<Arc<Program>> {
+    tokio::task::block_in_place(|| engine.load(module, || store.read(module, MAX_WASM_BYTES)))
+        .map_err(|e| Error::from(e).during(format!("module {module}")))
 }
 
 fn argument(call: &Call, index: usize, value: &Value) -> Result<Argument> {

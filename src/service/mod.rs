@@ -231,7 +231,7 @@ impl Service {
     }
 
     async fn add_module(&self, name: Option<String>, input: Input) -> Result<Answer> {
-        let kernel = self.node.kernel.clone();
+        let (kernel, engine) = (self.node.kernel.clone(), self.node.engine.clone());
         let (target, own_name) = blocking(move || {
             let mut wasm = Vec::new();
             let read = input.take(MAX_WASM_BYTES + 1).read_to_end(&mut wasm);
@@ -240,7 +240,7 @@ impl Service {
             let mut batch = kernel.store.batch();
             let cid = batch.put_bytes(Codec::Raw, &wasm)?;
             batch.commit(Durability::Durable)?;
-            kernel.load(&cid)?;
+            crate::wasm::load(&engine, &kernel.store, &cid)?;
             Ok((Target::File { cid, size_bytes: wasm.len() as u64, executable: false }, manifest.name))
         })
         .await?;

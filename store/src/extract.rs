@@ -17,7 +17,7 @@ use rustix::fs::{self, CWD, Mode, OFlags};
 
 use crate::cid::Cid;
 use crate::error::Error;
-use crate::ingest::MAX_DEPTH;
+use crate::ingest::{MAX_DEPTH, go_on};
 use crate::store::Store;
 use crate::tree::Target;
 
@@ -94,8 +94,4 @@ impl Walk<'_> {
         self.depth -= 1;
         Ok(())
     }
-}
-
-pub(crate) fn go_on(answer: ControlFlow<()>) -> Result<(), Error> {
-    if answer.is_break() { Err(Error::Cancelled) } else { Ok(()) }
 }

@@ -17,7 +17,6 @@ use rustix::io::Errno;
 use crate::batch::Batch;
 use crate::cid::Codec;
 use crate::error::Error;
-use crate::extract::go_on;
 use crate::tree::{Target, Tree, TreeEntry};
 
 /// Directories nested deeper are refused.
@@ -159,4 +158,9 @@ fn name_of(kind: FileType) -> &'static str {
         FileType::CharacterDevice | FileType::BlockDevice => "device",
         _ => "special file",
     }
+}
+
+/// What an observer's answer means for the work.
+pub(crate) fn go_on(answer: ControlFlow<()>) -> Result<(), Error> {
+    if answer.is_break() { Err(Error::Cancelled) } else { Ok(()) }
 }
