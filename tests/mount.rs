@@ -335,6 +335,20 @@ fn a_module_with_two_blobs_and_an_integer() {
     assert!(directory.is_dir());
 }
 
+#[test]
+fn a_file_of_the_mount_is_a_call_on_the_command_line_too() {
+    let node = Node::mounted();
+    node.put("moby.txt", TEXT);
+    sample_tree(&node.scratch("source"));
+    node.sh("gridfs put --name source source").ok();
+    let counted = node.sh("grid wc mnt/local/md/moby.txt").ok();
+    assert_eq!(counted, node.read("local/wc/%2Flocal%2Fmd%2Fmoby.txt"));
+    node.sh("gridfs put --name page mnt/local/md/moby.txt && gridfs put --name dir mnt/local/cas/source/dir").ok();
+    assert_eq!(node.read("local/cas/page"), node.read("local/md/moby.txt"));
+    assert_eq!(node.read("local/cas/dir/file"), "content\n");
+    assert_eq!(node.stat("runs"), 2);
+}
+
 /// Files, an executable, links, an empty directory, odd names.
 fn sample_tree(at: &Path) {
     std::fs::create_dir_all(at.join("dir/deeper/empty")).unwrap();

@@ -9,7 +9,7 @@ use std::sync::Arc;
 #[non_exhaustive]
 pub enum MountError {
     /// The directory can't be looked at: it does not exist, or its path can't be walked.
-    #[error("cannot mount on {}: {source}; create the directory or name another one", dir.display())]
+    #[error("cannot use {} as a mount point: {source}; create the directory or name another one", dir.display())]
     Directory {
         /// The directory that was named.
         dir: PathBuf,

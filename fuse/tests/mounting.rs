@@ -158,7 +158,7 @@ fn what_is_no_directory_is_refused_in_words() {
     assert_eq!(
         try_mount(&missing),
         format!(
-            "cannot mount on {}: No such file or directory (os error 2); create the directory or name another one",
+            "cannot use {} as a mount point: No such file or directory (os error 2); create the directory or name another one",
             missing.display()
         )
     );

@@ -166,8 +166,12 @@ impl Umount {
             }
             _ => {
                 let directory = given.unwrap_or_else(|| home::default_mount(&session.home));
-                let unmounted = gridfs_fuse::unmount(&directory);
-                unmounted.map_err(|e| Error::caused(Code::NoDaemon, "no daemon to stop", e))
+                // Whoever is not told to stop may have died and left its mount behind.
+                gridfs_fuse::unmount(&directory).map_err(|e| {
+                    let home = session.home.display();
+                    let why = format!("no daemon answers for {home}, and {} can't be unmounted", directory.display());
+                    Error::caused(Code::NoDaemon, why, e)
+                })
             }
         }
     }

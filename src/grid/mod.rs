@@ -225,6 +225,13 @@ impl Grid {
     }
 }
 
+fn read_object(object: &Object, offset: u64, size: usize) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; size];
+    let read = object.read_at(offset, &mut bytes)?;
+    bytes.truncate(read);
+    Ok(bytes)
+}
+
 /// Attributes of a call's result that is a file.
 fn result_attr(reply: &Reply, time: SystemTime) -> Attr {
     let size = match reply.result {
@@ -339,16 +346,15 @@ impl Tree for Grid {
                 let end = start.saturating_add(size).min(text.len());
                 Answer::Now(Ok(text[start..end].to_vec()))
             }
+            // What waits for nothing is answered on the spot.
+            File::Object(object) if object.is_at_hand() => {
+                Answer::Now(read_object(object, offset, size).map_err(|e| self.errno("read", &e)))
+            }
             File::Object(object) => {
                 let (grid, object) = (self.clone(), object.clone());
                 Answer::Later(Box::pin(async move {
-                    let read = tokio::task::spawn_blocking(move || {
-                        let mut bytes = vec![0; size];
-                        let read = object.read_at(offset, &mut bytes)?;
-                        bytes.truncate(read);
-                        Ok(bytes)
-                    });
-                    let bytes: Result<Vec<u8>> = read.await.map_err(|_| Errno::EIO)?;
+                    let read = tokio::task::spawn_blocking(move || read_object(&object, offset, size));
+                    let bytes = read.await.map_err(|_| Errno::EIO)?;
                     bytes.map_err(|e| grid.errno("read", &e))
                 }))
             }

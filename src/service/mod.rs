@@ -90,7 +90,10 @@ impl Service {
         if let Some(name) = &name {
             check_name(name)?;
         }
-        let target = store(self.node.kernel.store.clone(), source, input, events.clone()).await?;
+        let target = match self.inside_mount(&source) {
+            Some(path) => self.target(&path).await?,
+            None => store(self.node.kernel.store.clone(), source, input, events.clone()).await?,
+        };
         if let Some(name) = &name {
             self.node.kernel.names.change(&[(name.clone(), Some(target.clone()))])?;
         }
@@ -113,12 +116,18 @@ impl Service {
     /// What a CID, a name or a grid path stands for.
     async fn target(&self, what: &str) -> Result<Target> {
         let resolver = self.resolver();
-        let inside = self.mount.as_ref().and_then(|mount| Path::new(what).strip_prefix(mount).ok());
-        let what = inside.and_then(Path::to_str).map_or_else(|| what.to_owned(), |inside| format!("/{inside}"));
+        let what = self.inside_mount(&Source::Path(what.into())).unwrap_or_else(|| what.to_owned());
         if what.starts_with('/') {
             return Ok(resolver.path(&what).await?.expect("a resolver that may call resolves everything"));
         }
         resolver.name(&what)
+    }
+
+    /// The grid path of a file in the node's own mount: it is asked for, not read through the mount.
+    fn inside_mount(&self, source: &Source) -> Option<String> {
+        let (Source::Path(path), Some(mount)) = (source, &self.mount) else { return None };
+        let inside = path.strip_prefix(mount).ok()?.to_str()?;
+        (!inside.is_empty() && !inside.starts_with(".grid")).then(|| format!("/{inside}"))
     }
 
     async fn send_data(&self, target: &Target, events: &mpsc::Sender<Event>) -> Result<()> {
@@ -200,6 +209,10 @@ impl Service {
                 texts.push(word.text.clone());
                 continue;
             };
+            if let Some(path) = self.inside_mount(&source) {
+                texts.push(path);
+                continue;
+            }
             let stream = match source {
                 Source::Path(_) => Box::new(std::io::empty()),
                 Source::Stream => input.take().ok_or_else(|| Error::new(Code::Usage, "- can be given only once"))?,

@@ -79,6 +79,14 @@ impl Object {
         Ok(filled)
     }
 
+    /// Whether the next read needs no disk: the object is small and in the cache of decoded records.
+    pub fn is_at_hand(&self) -> bool {
+        match &self.shape {
+            Shape::Chunk(location) => self.store.has_decoded(location),
+            Shape::Manifest(_) => false,
+        }
+    }
+
     /// Reads the object from front to back. Errors are [`Error`] inside [`io::Error`].
     pub fn reader(&self) -> impl io::Read + Send + use<> {
         Reader { object: self.clone(), offset: 0 }

@@ -204,6 +204,10 @@ impl Store {
         }
     }
 
+    pub(crate) fn has_decoded(&self, location: &Location) -> bool {
+        self.records.get(&(location.pack, location.offset)).is_some()
+    }
+
     fn record(&self, location: &Location) -> Result<Arc<Record>, Error> {
         let place = (location.pack, location.offset);
         if let Some(record) = self.records.get(&place) {
