@@ -61,7 +61,8 @@ async fn in_process(
     input: service::Input,
     listener: &mut dyn Listener,
 ) -> Result<Answer> {
-    let node = Node::open(home, &mut |progress| listener.rebuild(progress))?;
+    // Blocking is fine: nothing else happens in this process yet.
+    let node = Node::open_in_turn(home, &mut |progress| listener.rebuild(progress))?;
     let service = Service::new(Arc::new(node), None);
     let (events, heard) = mpsc::channel(EVENTS_QUEUED);
     let handling = tokio::spawn(async move { service.handle(request, input, events).await });

@@ -10,7 +10,7 @@ use gridfs_fuse::{Mount, MountOptions, mount};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::unix::OwnedReadHalf;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::error::{Code, Error, Result};
@@ -33,18 +33,22 @@ pub struct Daemon {
     mount: Mount,
     listener: UnixListener,
     socket: PathBuf,
+    terminate: Signal,
+    interrupt: Signal,
 }
 
 impl Daemon {
     /// Mounts `node` at `directory` and opens the socket. When it returns, the mount answers.
     pub fn start(node: Arc<Node>, directory: &Path, options: MountOptions) -> Result<Daemon> {
+        // Before anybody can know that there is a daemon to end.
+        let (terminate, interrupt) = (signal_of(SignalKind::terminate())?, signal_of(SignalKind::interrupt())?);
         let socket = home::socket(node.home.directory());
         let listener = listen(&socket)?;
         let grid = Grid::new(node.kernel.clone(), node.home.directory().to_owned());
         let runtime = tokio::runtime::Handle::current();
         let mount = mount(grid, directory, options, runtime)
             .map_err(|e| Error::caused(Code::General, format!("can't mount at {}", directory.display()), e))?;
-        Ok(Daemon { node, mount, listener, socket })
+        Ok(Daemon { node, mount, listener, socket, terminate, interrupt })
     }
 
     /// Where it is mounted.
@@ -58,8 +62,6 @@ impl Daemon {
         let stop = Arc::new(stop);
         let service = Service::new(self.node.clone(), Some(self.mount.dir().to_owned()));
         let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        let mut terminate = signal_of(SignalKind::terminate())?;
-        let mut interrupt = signal_of(SignalKind::interrupt())?;
         loop {
             tokio::select! {
                 accepted = self.listener.accept() => match accepted {
@@ -79,8 +81,8 @@ impl Daemon {
                     }
                 },
                 _ = stopped.changed() => break,
-                _ = terminate.recv() => break,
-                _ = interrupt.recv() => break,
+                _ = self.terminate.recv() => break,
+                _ = self.interrupt.recv() => break,
                 ended = self.mount.wait() => {
                     ended.map_err(|e| Error::caused(Code::General, "the mount broke", e))?;
                     break;
@@ -88,7 +90,7 @@ impl Daemon {
             }
         }
         tracing::info!("stopping");
-        let Daemon { node, mount, listener, socket } = self;
+        let Daemon { node, mount, listener, socket, .. } = self;
         let unmounted = tokio::task::spawn_blocking(move || mount.unmount()).await;
         // The socket disappears last: whoever waits for that finds the mount gone and the store free.
         drop(listener);
@@ -103,7 +105,7 @@ impl Daemon {
     }
 }
 
-fn signal_of(kind: SignalKind) -> Result<tokio::signal::unix::Signal> {
+fn signal_of(kind: SignalKind) -> Result<Signal> {
     signal(kind).map_err(|e| Error::caused(Code::General, "can't watch for signals", e))
 }
 

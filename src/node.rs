@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use gridfs_modules::Engine;
 use gridfs_store::{Options, Progress, Store};
@@ -17,6 +18,9 @@ use crate::module::Module;
 use crate::names::Names;
 use crate::wasm::WasmModule;
 
+/// How long to wait for another process that has the node open.
+const TURN: Duration = Duration::from_secs(10);
+
 /// An open node. One process at a time has a home open.
 pub struct Node {
     /// Its home.
@@ -30,6 +34,17 @@ pub struct Node {
 }
 
 impl Node {
+    /// Opens the node as [`Node::open`] does, and waits some seconds for a process that has it open to be done.
+    pub fn open_in_turn(directory: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Node> {
+        let start = Instant::now();
+        loop {
+            match Node::open(directory, progress) {
+                Err(error) if error.code == Code::Busy && start.elapsed() < TURN => std::thread::sleep(TURN / 200),
+                opened => return opened,
+            }
+        }
+    }
+
     /// Opens the node whose home is `directory`, creating what is missing. `progress` is told how far a rebuild of
     /// the store's index is.
     pub fn open(directory: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Node> {

@@ -130,10 +130,20 @@ fn stats_count() {
 }
 
 #[test]
-fn two_nodes_do_not_share_a_home() {
+fn commands_without_a_daemon_take_turns() {
+    let node = Node::new();
+    node.sh("for i in 1 2 3 4 5 6; do (echo $i > f$i; gridfs put --name n$i f$i) & done; wait").ok();
+    let names = node.gridfs(["name", "list"]).ok();
+    assert_eq!(names.lines().filter(|line| line.starts_with('n')).count(), 6, "{names}");
+}
+
+#[test]
+fn one_home_has_one_daemon() {
     let node = Node::mounted();
     let other = node.scratch("other");
     std::fs::create_dir(&other).unwrap();
+    let (status, stderr) = node.gridfs(["mount", other.to_str().unwrap()]).failed();
+    assert_eq!((status, stderr.contains("is already mounted at")), (1, true), "{stderr}");
     let (status, stderr) = node.gridfs(["mount", "--foreground", other.to_str().unwrap()]).failed();
     assert_eq!((status, stderr.contains("in use by another process")), (1, true), "{stderr}");
 }

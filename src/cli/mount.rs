@@ -71,7 +71,7 @@ impl Mount {
 
     fn serve(&self, session: &Session, directory: &Path, options: MountOptions) -> Result<()> {
         let mut output = Output::new();
-        let node = Node::open(&session.home, &mut |progress| output.rebuild(progress))?;
+        let node = Node::open_in_turn(&session.home, &mut |progress| output.rebuild(progress))?;
         runtime()?.block_on(async {
             let daemon = Daemon::start(Arc::new(node), directory, options)?;
             tracing::info!(mount = %daemon.directory().display(), "the grid is mounted");

@@ -112,7 +112,10 @@ impl Grid {
                         let reply = self.kernel.call(Caller::default(), parms).await;
                         reply.map(|reply| (Reply { immutable: false, ..reply }, node.time()))
                     }
-                    Err(error) => Err(error),
+                    Err(error) => {
+                        self.kernel.report("open", &error);
+                        Err(error)
+                    }
                 }
             }
             What::Refused(error) => {
@@ -290,14 +293,14 @@ impl Tree for Grid {
     }
 
     fn list(self: &Arc<Self>, dir: &Node) -> Answer<Vec<(OsString, Entry<Node>)>> {
-        if matches!(dir.what(), What::Call(_) | What::Unresolved { .. } | What::Stored(_)) {
+        if let Some(tree) = self.tree_at_hand(dir) {
+            let listing = tree.and_then(|(tree, time)| self.children(dir, &tree, time));
+            return Answer::Now(listing.map_err(|e| self.errno("readdir", &e)));
+        }
+        if matches!(dir.what(), What::Call(_) | What::Unresolved { .. }) {
             let (grid, dir) = (self.clone(), dir.clone());
             return Answer::Later(Box::pin(async move {
-                let at_hand = grid.tree_at_hand(&dir);
-                let tree = match at_hand {
-                    Some(tree) => tree,
-                    None => grid.computed_tree(&dir).await,
-                };
+                let tree = grid.computed_tree(&dir).await;
                 tree.and_then(|(tree, time)| grid.children(&dir, &tree, time)).map_err(|e| e.code.errno())
             }));
         }
