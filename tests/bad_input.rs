@@ -250,6 +250,8 @@ fn a_corrupted_pack_is_told_and_never_read_as_content() {
     let error = std::fs::read(node.at("local/cas/big")).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(EBADMSG));
     assert!(node.log().contains("is damaged at offset"), "{}", node.log());
+    assert!(node.xattr("local/cas/big", "error").unwrap().contains("is damaged at offset"));
+    assert_eq!(node.xattr("local/cas/big", "state").as_deref(), Some("failed"));
     fails(&node, "local/sha256/big", &["sha256", "big"], EBADMSG, 14, "is damaged at offset");
     let (status, stderr) = node.gridfs(["get", "big", node.scratch("out").to_str().unwrap()]).failed();
     assert_eq!((status, stderr.contains("is damaged at offset")), (14, true), "{stderr}");

@@ -5,8 +5,8 @@
 
 use std::collections::HashMap;
 use std::hash::Hash as _;
-use std::path::{Path, PathBuf};
 use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 

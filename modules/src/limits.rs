@@ -13,7 +13,7 @@ pub struct Limits {
     pub wall_ms: u64,
     /// Linear memory and tables, in bytes.
     pub memory_bytes: u64,
-    /// Bytes written to the result, standard output and `/out` together.
+    /// Bytes written to the result, standard output or files below `/out`, and what their names take.
     pub output_bytes: u64,
 }
 

@@ -218,7 +218,10 @@ impl OutTree {
 
 impl Directory {
     /// The entries behind `name`, or all of them, in the order of names.
-    pub(crate) fn entries_after<'a>(&'a self, name: Option<&[u8]>) -> impl Iterator<Item = (&'a [u8], &'a Node)> + use<'a> {
+    pub(crate) fn entries_after<'a>(
+        &'a self,
+        name: Option<&[u8]>,
+    ) -> impl Iterator<Item = (&'a [u8], &'a Node)> + use<'a> {
         let start = name.map_or(Bound::Unbounded, Bound::Excluded);
         self.entries.range::<[u8], _>((start, Bound::Unbounded)).map(|(name, node)| (name.as_slice(), node))
     }

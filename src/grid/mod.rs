@@ -44,8 +44,8 @@ pub struct Grid {
 
 /// An open file of the mount.
 pub enum File {
-    /// A stored object.
-    Object(Object),
+    /// A stored object, opened at this node.
+    Object(Object, Node),
     /// A status file, as it was when it was opened.
     Text(Vec<u8>),
 }
@@ -149,6 +149,11 @@ impl Grid {
         self.failures.lock().expect("no panic while it is held").get(&node.place()).cloned()
     }
 
+    fn read_failed(&self, node: &Node, error: &Error) -> Errno {
+        self.remember(node, Some(error));
+        self.errno("read", error)
+    }
+
     /// An error's errno, after noting it in `.grid/log`.
     fn errno(&self, what: &str, error: &Error) -> Errno {
         if error.code != Code::UnknownName {
@@ -157,12 +162,12 @@ impl Grid {
         error.code.errno()
     }
 
-    fn open_target(&self, target: &Target) -> Result<File> {
+    fn open_target(&self, node: &Node, target: &Target) -> Result<File> {
         let Target::File { cid, .. } = target else {
             return Err(Error::new(Code::General, "the result is a directory, not a file"));
         };
         let object = self.kernel.store.object(cid)?.ok_or(gridfs_store::Error::NotFound { cid: *cid })?;
-        Ok(File::Object(object))
+        Ok(File::Object(object, node.clone()))
     }
 
     fn attributes(&self, node: &Node) -> Result<Attr> {
@@ -205,20 +210,21 @@ impl Grid {
             What::Stored(target) => {
                 return Ok(match name {
                     "user.grid.cid" => cid_of(target).map(|cid| cid.to_string().into_bytes()),
+                    "user.grid.error" => self.failure(node).map(|error| error.to_string().into_bytes()),
                     _ => None,
                 });
             }
             What::Unresolved { .. } | What::Refused(_) => (None, None),
             _ => return Ok(None),
         };
-        let failure = if reply.is_some() { None } else { self.failure(node) };
+        let failure = self.failure(node);
         let value = match name {
             "user.grid.cid" => reply.and_then(|reply| cid_of(&reply.result)).map(|cid| cid.to_string()),
             "user.grid.key" => key.map(|key| key.to_string()),
             "user.grid.receipt" => reply.and_then(|reply| reply.receipt).map(|cid| cid.to_string()),
             "user.grid.state" => Some(match (&reply, &failure) {
-                (Some(_), _) => "computed".into(),
-                (None, Some(_)) => "failed".into(),
+                (_, Some(_)) => "failed".into(),
+                (Some(_), None) => "computed".into(),
                 (None, None) => "pending".into(),
             }),
             "user.grid.error" => failure.map(|error| error.to_string()),
@@ -319,7 +325,7 @@ impl Tree for Grid {
         };
         match known {
             Ok(Some((target, immutable))) => {
-                let file = self.open_target(&target);
+                let file = self.open_target(node, &target);
                 let opened = file.map(|file| Opened { file, keep_cache: immutable });
                 Answer::Now(opened.map_err(|e| {
                     self.remember(node, Some(&e));
@@ -332,7 +338,7 @@ impl Tree for Grid {
                 let (grid, node) = (self.clone(), node.clone());
                 Answer::Later(Box::pin(async move {
                     let opened = grid.compute(&node).await.and_then(|(reply, _)| {
-                        let file = grid.open_target(&reply.result)?;
+                        let file = grid.open_target(&node, &reply.result)?;
                         Ok(Opened { file, keep_cache: reply.immutable })
                     });
                     opened.map_err(|e| e.code.errno())
@@ -350,15 +356,15 @@ impl Tree for Grid {
                 Answer::Now(Ok(text[start..end].to_vec()))
             }
             // What waits for nothing is answered on the spot.
-            File::Object(object) if object.is_at_hand() => {
-                Answer::Now(read_object(object, offset, size).map_err(|e| self.errno("read", &e)))
+            File::Object(object, node) if object.is_at_hand() => {
+                Answer::Now(read_object(object, offset, size).map_err(|e| self.read_failed(node, &e)))
             }
-            File::Object(object) => {
-                let (grid, object) = (self.clone(), object.clone());
+            File::Object(object, node) => {
+                let (grid, object, node) = (self.clone(), object.clone(), node.clone());
                 Answer::Later(Box::pin(async move {
                     let read = tokio::task::spawn_blocking(move || read_object(&object, offset, size));
                     let bytes = read.await.map_err(|_| Errno::EIO)?;
-                    bytes.map_err(|e| grid.errno("read", &e))
+                    bytes.map_err(|e| grid.read_failed(&node, &e))
                 }))
             }
         }

@@ -1,0 +1,13 @@
+//! Programs run from outside the crate: the committed guests, and hand-written ones that call each host function.
+//!
+//! One binary, because linking the engine takes longer than most tests run.
+
+mod cancellation;
+mod functions;
+mod guests;
+mod limits;
+mod loading;
+mod out;
+mod rig;
+mod script;
+mod sums;
