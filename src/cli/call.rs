@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use gridfs_modules::manifest::{Manifest, embed};
 
-use super::Session;
+use super::Globals;
 use super::object::unexpected;
 use super::output::{print, write_rows};
 use crate::error::{Code, Error, Result};
@@ -51,19 +51,19 @@ pub(crate) struct Grid {
 
 impl Grid {
     pub(crate) fn run(self) -> Result<()> {
-        let session = Session { home: Home::from_environment()?, json: self.json };
+        let globals = Globals { home: Home::from_environment()?, json: self.json };
         if self.show {
-            return show(&session, self.module);
+            return show(&globals, self.module);
         }
         let arguments = self.arguments.into_iter().map(word).collect::<Result<_>>()?;
         let spelled = Spelled { promise: self.promise, module: self.module, arguments };
         if self.path {
-            let Answer::Path(path) = session.request(Request::Path(spelled))? else { return Err(unexpected()) };
-            return print(session.json, &path, |out| writeln!(out, "{path}"));
+            let Answer::Path(path) = globals.request(Request::Path(spelled))? else { return Err(unexpected()) };
+            return print(globals.json, &path, |out| writeln!(out, "{path}"));
         }
-        match session.request(Request::Call(spelled))? {
+        match globals.request(Request::Call(spelled))? {
             Answer::Done => Ok(()),
-            Answer::Rows(rows) => print(session.json, &rows, |out| write_rows(out, &rows)),
+            Answer::Rows(rows) => print(globals.json, &rows, |out| write_rows(out, &rows)),
             _ => Err(unexpected()),
         }
     }
@@ -103,21 +103,21 @@ pub(crate) enum Module {
 }
 
 impl Module {
-    pub(crate) fn run(self, session: &Session) -> Result<()> {
+    pub(crate) fn run(self, globals: &Globals) -> Result<()> {
         match self {
-            Module::Add { file, name, manifest } => add(session, file, name, manifest),
+            Module::Add { file, name, manifest } => add(globals, file, name, manifest),
             Module::List => {
-                let Answer::Modules(modules) = session.request(Request::Modules)? else { return Err(unexpected()) };
-                print(session.json, &modules, |out| {
+                let Answer::Modules(modules) = globals.request(Request::Modules)? else { return Err(unexpected()) };
+                print(globals.json, &modules, |out| {
                     modules.iter().try_for_each(|m| writeln!(out, "{}  -> {}  ({})", m.usage, m.returns, m.module))
                 })
             }
-            Module::Show { module } => show(session, module),
+            Module::Show { module } => show(globals, module),
         }
     }
 }
 
-fn add(session: &Session, file: PathBuf, name: Option<String>, manifest: Option<PathBuf>) -> Result<()> {
+fn add(globals: &Globals, file: PathBuf, name: Option<String>, manifest: Option<PathBuf>) -> Result<()> {
     let wasm = std::fs::read(&file).map_err(|e| cannot_read(&file, e))?;
     let wasm = match &manifest {
         Some(path) => {
@@ -128,19 +128,19 @@ fn add(session: &Session, file: PathBuf, name: Option<String>, manifest: Option<
         }
         None => wasm,
     };
-    let answer = session.request_with(Request::AddModule { name }, Box::new(Cursor::new(wasm)));
+    let answer = globals.request_with(Request::AddModule { name }, Box::new(Cursor::new(wasm)));
     let Answer::Stored(row) = answer.map_err(|e| e.during(file.display()))? else { return Err(unexpected()) };
-    print(session.json, &row, |out| writeln!(out, "{}  {}", row.cid.as_deref().unwrap_or_default(), row.name))
+    print(globals.json, &row, |out| writeln!(out, "{}  {}", row.cid.as_deref().unwrap_or_default(), row.name))
 }
 
 fn cannot_read(path: &std::path::Path, error: io::Error) -> Error {
     Error::caused(Code::Usage, format!("can't read {}", path.display()), error)
 }
 
-fn show(session: &Session, module: String) -> Result<()> {
-    let Answer::Modules(modules) = session.request(Request::Show { module })? else { return Err(unexpected()) };
+fn show(globals: &Globals, module: String) -> Result<()> {
+    let Answer::Modules(modules) = globals.request(Request::Show { module })? else { return Err(unexpected()) };
     let module = modules.first().ok_or_else(unexpected)?;
-    print(session.json, module, |out| write_module(out, module))
+    print(globals.json, module, |out| write_module(out, module))
 }
 
 fn write_module(out: &mut dyn io::Write, module: &ModuleRow) -> io::Result<()> {

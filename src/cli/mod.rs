@@ -82,29 +82,29 @@ pub fn grid() -> ExitCode {
 }
 
 fn run(cli: Gridfs) -> Result<()> {
-    let session = Session { home: Home::from_environment()?, json: cli.json };
+    let globals = Globals { home: Home::from_environment()?, json: cli.json };
     match cli.verb {
-        Verb::Init => object::init(&session),
-        Verb::Mount(verb) => verb.run(&session),
-        Verb::Umount(verb) => verb.run(&session),
-        Verb::Put(verb) => verb.run(&session),
-        Verb::Get(verb) => verb.run(&session),
-        Verb::Name(verb) => verb.run(&session),
-        Verb::Module(verb) => verb.run(&session),
-        Verb::Stats => object::stats(&session),
+        Verb::Init => object::init(&globals),
+        Verb::Mount(verb) => verb.run(&globals),
+        Verb::Umount(verb) => verb.run(&globals),
+        Verb::Put(verb) => verb.run(&globals),
+        Verb::Get(verb) => verb.run(&globals),
+        Verb::Name(verb) => verb.run(&globals),
+        Verb::Module(verb) => verb.run(&globals),
+        Verb::Stats => object::stats(&globals),
         Verb::Demo => demo::run(),
     }
 }
 
 /// What every verb needs.
-pub(crate) struct Session {
+pub(crate) struct Globals {
     /// The node's home.
     pub(crate) home: PathBuf,
     /// Print data as JSON.
     pub(crate) json: bool,
 }
 
-impl Session {
+impl Globals {
     /// Carries out a request with standard output as its sink.
     pub(crate) fn request(&self, request: Request) -> Result<Answer> {
         self.request_with(request, Box::new(std::io::stdin()))

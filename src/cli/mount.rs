@@ -1,7 +1,7 @@
 //! `gridfs mount` and `umount`: the daemon's life.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::fs::File;
+use std::io::{self, BufRead as _, BufReader, IsTerminal as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::process::PidfdFlags;
 
 use super::output::Output;
-use super::{Session, runtime};
+use super::{Globals, runtime};
 use crate::client::Listener as _;
 use crate::daemon::Daemon;
 use crate::error::{Code, Error, Result};
@@ -50,18 +50,20 @@ pub(crate) struct Mount {
 }
 
 impl Mount {
-    pub(crate) fn run(self, session: &Session) -> Result<()> {
-        let directory = directory(session, self.directory.as_deref())?;
+    pub(crate) fn run(self, globals: &Globals) -> Result<()> {
+        let directory = directory(globals, self.directory.as_deref())?;
         let options = mount_options(&self.options)?;
         if !self.foreground {
-            return in_background(session, &directory, &self.options);
+            return in_background(globals, &directory, &self.options);
         }
         if self.announce {
             // Out of the terminal's session: its Ctrl-C and hang-up are not meant for a daemon.
-            rustix::process::setsid().map_err(|e| Error::caused(Code::General, "can't leave the session", e))?;
+            rustix::process::setsid()
+                .map_err(|e| Error::caused(Code::General, "can't leave the terminal's session", e))?;
         }
-        tracing_subscriber::fmt().with_writer(io::stderr).with_target(false).init();
-        let result = self.serve(session, &directory, options);
+        let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        tracing_subscriber::fmt().with_writer(io::stderr).with_ansi(colours).with_target(false).init();
+        let result = self.serve(globals, &directory, options);
         if let (true, Err(error)) = (self.announce, &result) {
             let line = error.to_string().replace('\n', " ");
             let _ = writeln!(io::stdout(), "{} {line}", error.code.exit_status()); // a parent that went away
@@ -69,9 +71,9 @@ impl Mount {
         result
     }
 
-    fn serve(&self, session: &Session, directory: &Path, options: MountOptions) -> Result<()> {
+    fn serve(&self, globals: &Globals, directory: &Path, options: MountOptions) -> Result<()> {
         let mut output = Output::new();
-        let node = Node::open_in_turn(&session.home, &mut |progress| output.rebuild(progress))?;
+        let node = Node::open_in_turn(&globals.home, &mut |progress| output.rebuild(progress))?;
         runtime()?.block_on(async {
             let daemon = Daemon::start(Arc::new(node), directory, options)?;
             tracing::info!(mount = %daemon.directory().display(), "the grid is mounted");
@@ -84,11 +86,11 @@ impl Mount {
     }
 }
 
-fn directory(session: &Session, given: Option<&Path>) -> Result<PathBuf> {
+fn directory(globals: &Globals, given: Option<&Path>) -> Result<PathBuf> {
     match given {
         Some(directory) => super::object::absolute(directory),
         None => {
-            let directory = home::default_mount(&session.home);
+            let directory = home::default_mount(&globals.home);
             // A dead mount answers "not connected"; mounting heals it.
             if std::fs::symlink_metadata(&directory).is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
                 home::create_private(&directory)?;
@@ -114,17 +116,17 @@ fn mount_options(given: &[String]) -> Result<MountOptions> {
 }
 
 /// Starts the daemon and waits until its mount answers.
-fn in_background(session: &Session, directory: &Path, options: &[String]) -> Result<()> {
-    if let Ok(Answer::Pong { mount: Some(mount) }) = session.daemon(Request::Ping) {
-        let why = format!("the grid of {} is already mounted at {}", session.home.display(), mount.display());
+fn in_background(globals: &Globals, directory: &Path, options: &[String]) -> Result<()> {
+    if let Ok(Answer::Pong { mount: Some(mount) }) = globals.daemon(Request::Ping) {
+        let why = format!("the grid of {} is already mounted at {}", globals.home.display(), mount.display());
         return Err(Error::new(Code::Busy, format!("{why}; unmount it with: gridfs umount")));
     }
-    home::create_private(&session.home.join("run"))?;
-    let log_path = home::daemon_log(&session.home);
-    let log = append(&log_path)?;
+    home::create_private(&globals.home.join("run"))?;
+    let log_path = home::daemon_log(&globals.home);
+    let log = fresh_log(&log_path)?;
     let failed = |e: io::Error| Error::caused(Code::General, "can't start the daemon", e);
     let mut command = Command::new(std::env::current_exe().map_err(failed)?);
-    command.args(["mount", "--foreground", "--announce"]).arg(directory).env("GRID_HOME", &session.home);
+    command.args(["mount", "--foreground", "--announce"]).arg(directory).env("GRID_HOME", &globals.home);
     if !options.is_empty() {
         command.arg("-o").arg(options.join(","));
     }
@@ -132,9 +134,14 @@ fn in_background(session: &Session, directory: &Path, options: &[String]) -> Res
     wait_until_ready(child.map_err(failed)?, &log_path)
 }
 
-fn append(path: &Path) -> Result<File> {
-    let opened = OpenOptions::new().create(true).append(true).open(path);
-    opened.map_err(|e| Error::caused(Code::General, format!("can't write {}", path.display()), e))
+/// A new log; that of the daemon before is kept beside it.
+fn fresh_log(path: &Path) -> Result<File> {
+    let failed = |e| Error::caused(Code::General, format!("can't write {}", path.display()), e);
+    match std::fs::rename(path, path.with_extension("log.1")) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(e)),
+        _ => {}
+    }
+    File::create(path).map_err(failed)
 }
 
 fn wait_until_ready(mut child: Child, log: &Path) -> Result<()> {
@@ -156,19 +163,19 @@ pub(crate) struct Umount {
 }
 
 impl Umount {
-    pub(crate) fn run(self, session: &Session) -> Result<()> {
+    pub(crate) fn run(self, globals: &Globals) -> Result<()> {
         let given = self.directory.as_deref().map(super::object::absolute).transpose()?;
-        match session.daemon(Request::Ping) {
+        match globals.daemon(Request::Ping) {
             Ok(Answer::Pong { mount: Some(mount) }) if given.as_ref().is_none_or(|given| same(given, &mount)) => {
-                let daemon = daemon_process(&session.home)?;
-                session.daemon(Request::Stop)?;
+                let daemon = daemon_process(&globals.home)?;
+                globals.daemon(Request::Stop)?;
                 wait_until_gone(&daemon)
             }
             _ => {
-                let directory = given.unwrap_or_else(|| home::default_mount(&session.home));
+                let directory = given.unwrap_or_else(|| home::default_mount(&globals.home));
                 // Whoever is not told to stop may have died and left its mount behind.
                 gridfs_fuse::unmount(&directory).map_err(|e| {
-                    let home = session.home.display();
+                    let home = globals.home.display();
                     let why = format!("no daemon answers for {home}, and {} can't be unmounted", directory.display());
                     Error::caused(Code::NoDaemon, why, e)
                 })

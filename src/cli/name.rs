@@ -2,7 +2,7 @@
 
 use clap::Subcommand;
 
-use super::Session;
+use super::Globals;
 use super::object::unexpected;
 use super::output::{print, write_rows};
 use crate::error::Result;
@@ -47,19 +47,19 @@ pub(crate) enum Name {
 }
 
 impl Name {
-    pub(crate) fn run(self, session: &Session) -> Result<()> {
+    pub(crate) fn run(self, globals: &Globals) -> Result<()> {
         match self {
-            Name::Set { name, to } => root(session, Request::SetName { name, to: Some(to) }),
-            Name::Rm { name } => root(session, Request::SetName { name, to: None }),
-            Name::Rollback { to } => root(session, Request::Rollback { to }),
+            Name::Set { name, to } => root(globals, Request::SetName { name, to: Some(to) }),
+            Name::Rm { name } => root(globals, Request::SetName { name, to: None }),
+            Name::Rollback { to } => root(globals, Request::Rollback { to }),
             Name::List { at } => {
-                let Answer::Rows(rows) = session.request(Request::Names { at })? else { return Err(unexpected()) };
-                print(session.json, &rows, |out| write_rows(out, &rows))
+                let Answer::Rows(rows) = globals.request(Request::Names { at })? else { return Err(unexpected()) };
+                print(globals.json, &rows, |out| write_rows(out, &rows))
             }
             Name::Log { limit } => {
-                let answer = session.request(Request::NameLog { limit })?;
+                let answer = globals.request(Request::NameLog { limit })?;
                 let Answer::Changes(changes) = answer else { return Err(unexpected()) };
-                print(session.json, &changes, |out| {
+                print(globals.json, &changes, |out| {
                     for change in &changes {
                         writeln!(out, "{}  {}", change.root, change.time)?;
                         for line in &change.changes {
@@ -73,7 +73,7 @@ impl Name {
     }
 }
 
-fn root(session: &Session, request: Request) -> Result<()> {
-    let Answer::Root(root) = session.request(request)? else { return Err(unexpected()) };
-    print(session.json, &root, |out| writeln!(out, "{root}"))
+fn root(globals: &Globals, request: Request) -> Result<()> {
+    let Answer::Root(root) = globals.request(request)? else { return Err(unexpected()) };
+    print(globals.json, &root, |out| writeln!(out, "{root}"))
 }

@@ -5,15 +5,15 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::Session;
+use super::Globals;
 use super::output::print;
 use crate::error::{Code, Error, Result};
 use crate::service::{Answer, Request, Source, StatsRow};
 
 /// Creates the node's home.
-pub(crate) fn init(session: &Session) -> Result<()> {
-    session.request(Request::Stats)?;
-    println!("{}", session.home.display());
+pub(crate) fn init(globals: &Globals) -> Result<()> {
+    globals.request(Request::Stats)?;
+    println!("{}", globals.home.display());
     Ok(())
 }
 
@@ -33,7 +33,7 @@ pub(crate) struct Put {
 }
 
 impl Put {
-    pub(crate) fn run(self, session: &Session) -> Result<()> {
+    pub(crate) fn run(self, globals: &Globals) -> Result<()> {
         if self.name.is_some() && self.paths.len() != 1 {
             return Err(Error::new(Code::Usage, "--name takes one path: each needs a name of its own"));
         }
@@ -43,14 +43,14 @@ impl Put {
                 true => Source::Stream,
                 false => Source::Path(absolute(path)?),
             };
-            let answer = session.request(Request::Put { source, name: self.name.clone() })?;
+            let answer = globals.request(Request::Put { source, name: self.name.clone() })?;
             let Answer::Stored(row) = answer else { return Err(unexpected()) };
-            if !session.json {
+            if !globals.json {
                 println!("{}  {}", row.cid.as_deref().unwrap_or_default(), path.display());
             }
             rows.push(row);
         }
-        if session.json { print(true, &rows, |_| Ok(())) } else { Ok(()) }
+        if globals.json { print(true, &rows, |_| Ok(())) } else { Ok(()) }
     }
 }
 
@@ -68,17 +68,17 @@ pub(crate) struct Get {
 }
 
 impl Get {
-    pub(crate) fn run(self, session: &Session) -> Result<()> {
+    pub(crate) fn run(self, globals: &Globals) -> Result<()> {
         let to = self.to.as_ref().map(|to| absolute(to)).transpose()?;
-        session.request(Request::Get { what: self.what, to })?;
+        globals.request(Request::Get { what: self.what, to })?;
         Ok(())
     }
 }
 
 /// Prints counts and sizes.
-pub(crate) fn stats(session: &Session) -> Result<()> {
-    let Answer::Stats(stats) = session.request(Request::Stats)? else { return Err(unexpected()) };
-    print(session.json, &stats, |out| write_stats(out, &stats))
+pub(crate) fn stats(globals: &Globals) -> Result<()> {
+    let Answer::Stats(stats) = globals.request(Request::Stats)? else { return Err(unexpected()) };
+    print(globals.json, &stats, |out| write_stats(out, &stats))
 }
 
 fn write_stats(out: &mut dyn io::Write, stats: &StatsRow) -> io::Result<()> {
