@@ -306,7 +306,7 @@ fn other_reads_go_on_while_a_module_runs() {
     assert_eq!(node.read("local/wc/moby.txt").split_whitespace().next(), Some("2"));
     assert_eq!(node.stat("running"), 1);
     cat.kill().unwrap();
-    cat.wait().unwrap();
+    common::end_of(&mut cat);
     common::wait_for("the module to stop", || node.stat("running") == 0);
 }
 

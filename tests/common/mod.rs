@@ -103,10 +103,16 @@ impl Node {
         Ran::of(self.command("sh").args(["-c", line]).current_dir(self.directory.path()))
     }
 
-    /// Starts a program without waiting for it.
+    /// Starts a program without waiting for it. It heeds signals, even if the tests were started by a shell that
+    /// ignores them in its background jobs.
     pub fn spawn(&self, program: &str, arguments: &[&str]) -> Child {
-        let mut command = self.command(program);
-        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut command = self.command("env");
+        command
+            .args(["--default-signal=INT,TERM", program])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         command.spawn().unwrap()
     }
 
@@ -225,6 +231,17 @@ pub fn manifest(name: &str, args: &[(&str, ArgKind)], returns: Returns, limits: 
         returns,
         version: "1".into(),
     }
+}
+
+/// How a process ended, within ten seconds.
+#[track_caller]
+pub fn end_of(child: &mut Child) -> std::process::ExitStatus {
+    let mut status = None;
+    wait_for("a process to end", || {
+        status = child.try_wait().unwrap();
+        status.is_some()
+    });
+    status.unwrap()
 }
 
 /// Waits up to ten seconds.
