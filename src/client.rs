@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::error::{Code, Error, Result};
 use crate::home;
-use crate::node::Node;
+use crate::node::{Node, in_turn};
 use crate::service::wire::{self, DATA_BYTES, Input};
 use crate::service::{self, Answer, Event, Request, Service};
 
@@ -33,10 +33,25 @@ pub async fn request(
     input: service::Input,
     listener: &mut dyn Listener,
 ) -> Result<Answer> {
-    match UnixStream::connect(home::socket(home)).await {
-        Ok(stream) => through_daemon(stream, request, input, listener).await,
-        Err(_) => in_process(home, request, input, listener).await,
+    // Blocking is fine: nothing else happens in this process yet. Whoever has the node open may be a daemon that is
+    // about to answer, or a command that will soon be done.
+    let way = in_turn(|| match std::os::unix::net::UnixStream::connect(home::socket(home)) {
+        Ok(stream) => Ok(Way::Daemon(stream)),
+        Err(_) => Node::open(home, &mut |progress| listener.rebuild(progress)).map(Way::Own),
+    })?;
+    match way {
+        Way::Daemon(stream) => {
+            let stream = stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream));
+            let stream = stream.map_err(|e| Error::caused(Code::General, "can't talk to the daemon", e))?;
+            through_daemon(stream, request, input, listener).await
+        }
+        Way::Own(node) => in_process(node, request, input, listener).await,
     }
+}
+
+enum Way {
+    Daemon(std::os::unix::net::UnixStream),
+    Own(Node),
 }
 
 /// Asks the daemon at `home`; an error with [`Code::NoDaemon`] when none answers.
@@ -56,13 +71,11 @@ pub async fn daemon(home: &Path, request: Request) -> Result<Answer> {
 }
 
 async fn in_process(
-    home: &Path,
+    node: Node,
     request: Request,
     input: service::Input,
     listener: &mut dyn Listener,
 ) -> Result<Answer> {
-    // Blocking is fine: nothing else happens in this process yet.
-    let node = Node::open_in_turn(home, &mut |progress| listener.rebuild(progress))?;
     let service = Service::new(Arc::new(node), None);
     let (events, heard) = mpsc::channel(EVENTS_QUEUED);
     let handling = tokio::spawn(async move { service.handle(request, input, events).await });

@@ -34,17 +34,6 @@ pub struct Node {
 }
 
 impl Node {
-    /// Opens the node as [`Node::open`] does, and waits some seconds for a process that has it open to be done.
-    pub fn open_in_turn(directory: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Node> {
-        let start = Instant::now();
-        loop {
-            match Node::open(directory, progress) {
-                Err(error) if error.code == Code::Busy && start.elapsed() < TURN => std::thread::sleep(TURN / 200),
-                opened => return opened,
-            }
-        }
-    }
-
     /// Opens the node whose home is `directory`, creating what is missing. `progress` is told how far a rebuild of
     /// the store's index is.
     pub fn open(directory: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Node> {
@@ -63,6 +52,17 @@ impl Node {
             .map_err(|e| Error::caused(Code::General, "can't start threads for computing", e))?;
         let kernel = Kernel::new(store, names, modules, compute.handle().clone());
         Ok(Node { home, kernel, engine, compute: Some(compute) })
+    }
+}
+
+/// Tries again for some seconds while another process has the node open. Blocks.
+pub fn in_turn<T>(mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+    let start = Instant::now();
+    loop {
+        match attempt() {
+            Err(error) if error.code == Code::Busy && start.elapsed() < TURN => std::thread::sleep(TURN / 200),
+            done => return done,
+        }
     }
 }
 

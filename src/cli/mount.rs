@@ -20,7 +20,7 @@ use crate::client::Listener as _;
 use crate::daemon::Daemon;
 use crate::error::{Code, Error, Result};
 use crate::home;
-use crate::node::Node;
+use crate::node::{Node, in_turn};
 use crate::service::{Answer, Request};
 
 /// How long a daemon that was told to stop may take.
@@ -73,7 +73,7 @@ impl Mount {
 
     fn serve(&self, globals: &Globals, directory: &Path, options: MountOptions) -> Result<()> {
         let mut output = Output::new();
-        let node = Node::open_in_turn(&globals.home, &mut |progress| output.rebuild(progress))?;
+        let node = in_turn(|| Node::open(&globals.home, &mut |progress| output.rebuild(progress)))?;
         runtime()?.block_on(async {
             let daemon = Daemon::start(Arc::new(node), directory, options)?;
             tracing::info!(mount = %daemon.directory().display(), "the grid is mounted");
