@@ -1,6 +1,6 @@
 //! From spelled paths and texts to parms: names and nested calls become CIDs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
@@ -18,16 +18,66 @@ use crate::parms::{Parms, Value};
 use crate::path::{self, GridPath};
 use crate::receipt::cid_of;
 
+/// Most names, and most nested calls, that one evaluation may go by.
+const MAX_NOTED: usize = 65_536;
 /// Largest stored list of arguments.
 const MAX_LIST_BYTES: u64 = 1 << 20;
 
-/// What a resolution went by; it becomes part of a receipt when a module asked.
+/// Names with what they stood for.
+pub type NamesUsed = Vec<(String, Cid)>;
+/// Calls with their results.
+pub type CallsMade = Vec<(Parms, Cid)>;
+
+/// What a resolution went by; it becomes part of a receipt when a module asked. Each name and call is noted once.
 #[derive(Default)]
 pub struct Trace {
-    /// Names, with what they stood for.
-    pub names: Mutex<BTreeMap<String, Cid>>,
-    /// Calls made, with their results.
-    pub calls: Mutex<Vec<(Parms, Cid)>>,
+    noted: Mutex<Noted>,
+}
+
+#[derive(Default)]
+struct Noted {
+    names: BTreeMap<String, Cid>,
+    calls: CallsMade,
+    called: HashSet<Parms>,
+}
+
+impl Trace {
+    /// Takes the names with what they stood for, in order, and the calls with their results, in the order they were
+    /// made.
+    pub fn take(&self) -> (NamesUsed, CallsMade) {
+        let noted = std::mem::take(&mut *self.noted.lock().expect("no panic while it is held"));
+        (noted.names.into_iter().collect(), noted.calls)
+    }
+
+    fn names(&self, names: impl IntoIterator<Item = (String, Cid)>) -> Result<()> {
+        let mut noted = self.noted.lock().expect("no panic while it is held");
+        for (name, cid) in names {
+            // A result that went by two meanings of one name would hold for neither.
+            if noted.names.get(&name).is_some_and(|before| *before != cid) {
+                return Err(Error::new(
+                    Code::Busy,
+                    format!("the name {name:?} was changed during the call; try again"),
+                ));
+            }
+            noted.names.insert(name, cid);
+        }
+        check_count(noted.names.len(), "names")
+    }
+
+    fn call(&self, parms: Parms, result: Cid) -> Result<()> {
+        let mut noted = self.noted.lock().expect("no panic while it is held");
+        if noted.called.insert(parms.clone()) {
+            noted.calls.push((parms, result));
+        }
+        check_count(noted.calls.len(), "different nested calls")
+    }
+}
+
+fn check_count(count: usize, what: &str) -> Result<()> {
+    match count <= MAX_NOTED {
+        true => Ok(()),
+        false => Err(Error::new(Code::TimeLimit, format!("the call went by more than {MAX_NOTED} {what}"))),
+    }
 }
 
 /// How far a resolution may go.
@@ -73,7 +123,7 @@ impl Resolver {
             )
         })?;
         let cid = cid_of(&target).ok_or_else(|| Error::new(Code::General, format!("the name {text:?} is a link")))?;
-        self.trace.names.lock().expect("no panic while it is held").insert(text.to_owned(), cid);
+        self.trace.names([(text.to_owned(), cid)])?;
         Ok(target)
     }
 
@@ -163,7 +213,7 @@ impl Resolver {
         };
         if let Some(reply) = &reply {
             let result = cid_of(&reply.result).expect("a result is a file or a directory");
-            self.trace.calls.lock().expect("no panic while it is held").push((parms, result));
+            self.trace.call(parms, result)?;
             self.trace_names_of(reply)?;
         }
         Ok(reply)
@@ -174,8 +224,7 @@ impl Resolver {
         let (false, Some(receipt)) = (reply.immutable, reply.receipt) else { return Ok(()) };
         let memo = crate::cache::memo_of(&reply.result, receipt, true);
         let receipt = crate::cache::read_receipt(&self.kernel.store, &memo)?;
-        self.trace.names.lock().expect("no panic while it is held").extend(receipt.names);
-        Ok(())
+        self.trace.names(receipt.names)
     }
 }
 
@@ -253,5 +302,50 @@ impl gridfs_modules::Grid for GuestGrid {
             let target = self.resolver.path(path).await?;
             Ok(target.expect("a resolver that may call resolves everything"))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gridfs_store::Codec;
+
+    use super::*;
+
+    fn call(n: usize) -> Parms {
+        let cid = Cid::of(Codec::Raw, b"module");
+        Parms { promise: cid, module: cid, arguments: vec![Value::Text(n.to_string())] }
+    }
+
+    #[test]
+    fn a_trace_notes_each_name_and_call_once() {
+        let (trace, cid) = (Trace::default(), Cid::of(Codec::Raw, b"x"));
+        for n in [1, 2, 1] {
+            trace.call(call(n), cid).unwrap();
+            trace.names([("b".into(), cid), ("a".into(), cid)]).unwrap();
+        }
+        let names = vec![("a".into(), cid), ("b".into(), cid)];
+        assert_eq!(trace.take(), (names, vec![(call(1), cid), (call(2), cid)]));
+    }
+
+    #[test]
+    fn a_trace_has_limits() {
+        let (trace, cid) = (Trace::default(), Cid::of(Codec::Raw, b"x"));
+        for n in 0..MAX_NOTED {
+            trace.call(call(n), cid).unwrap();
+            trace.names([(n.to_string(), cid)]).unwrap();
+        }
+        assert_eq!(trace.call(call(MAX_NOTED), cid).unwrap_err().code, Code::TimeLimit);
+        assert_eq!(trace.names([("one more".into(), cid)]).unwrap_err().code, Code::TimeLimit);
+    }
+
+    #[test]
+    fn a_name_that_changes_during_a_call_fails_it() {
+        let trace = Trace::default();
+        trace.names([("a".into(), Cid::of(Codec::Raw, b"x"))]).unwrap();
+        let error = trace.names([("a".into(), Cid::of(Codec::Raw, b"y"))]).unwrap_err();
+        assert_eq!(
+            (error.code, error.to_string().as_str()),
+            (Code::Busy, "the name \"a\" was changed during the call; try again")
+        );
     }
 }

@@ -99,13 +99,12 @@ fn out_of_time(call: &Call) -> Error {
 /// Writes result, receipt and memo in one batch. It is visible at once and durable soon: it can be computed again.
 fn record(call: &Call, grid: &GuestGrid, outcome: Outcome, started: Instant) -> Result<Reply> {
     let Outcome { result, mut batch, stderr, fuel } = outcome;
-    let trace = grid.trace();
-    let names: Vec<_> = trace.names.lock().expect("no panic while it is held").clone().into_iter().collect();
+    let (names, deps) = grid.trace().take();
     let named = !names.is_empty();
     let stderr = if stderr.is_empty() { None } else { Some(batch.put_bytes(Codec::Raw, &stderr)?) };
     let receipt = Receipt {
         v: 1,
-        deps: trace.calls.lock().expect("no panic while it is held").clone(),
+        deps,
         fuel,
         names,
         parms: call.parms.clone(),
