@@ -5,7 +5,7 @@
 //! what it has so far (lazily) whenever `AUTO_DATA_BYTES` or `AUTO_META_BYTES` have gathered: a very long
 //! batch becomes visible in parts, each of them complete in itself.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::io::Read;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use crate::hash::Hash;
 use crate::location::{self, join_memo};
 use crate::manifest;
 use crate::pack::Class;
+use crate::press::{MAX_PRESSING, Pressed, Pressing};
 use crate::record::{Draft, Kind};
 use crate::store::Store;
 use crate::tree::Tree;
@@ -34,6 +35,8 @@ const AUTO_META_BYTES: usize = 8 << 20;
 pub struct Batch {
     store: Arc<Store>,
     data: Draft,
+    /// Full groups on their way through the press, oldest first.
+    pressing: VecDeque<Pressing>,
     chunks: Draft,
     manifests: Draft,
     memos: Draft,
@@ -53,6 +56,7 @@ impl Batch {
         Batch {
             store,
             data: Draft::default(),
+            pressing: VecDeque::new(),
             chunks: Draft::default(),
             manifests: Draft::default(),
             memos: Draft::default(),
@@ -131,7 +135,7 @@ impl Batch {
             Class::Data => {
                 self.data.push(&hash, whole, bytes);
                 if self.data.is_full() {
-                    self.flush_data()?
+                    self.press_data()?
                 }
             }
             Class::Meta => {
@@ -156,23 +160,40 @@ impl Batch {
         if self.failed { Err(Error::BatchFailed) } else { Ok(()) }
     }
 
-    /// Appends the open group of data to the pack.
-    fn flush_data(&mut self) -> Result<(), Error> {
-        let draft = std::mem::take(&mut self.data);
-        if draft.is_empty() {
-            return Ok(());
+    /// Hands the open group, which is full, to the press, and appends what it has ready.
+    fn press_data(&mut self) -> Result<(), Error> {
+        while self.pressing.len() >= MAX_PRESSING {
+            self.append_pressed()?;
         }
-        let record = draft.encode(Kind::Chunks);
-        let entries = draft.entries(Kind::Chunks, record.len() as u32);
-        self.data_bytes += draft.body().len() as u64;
-        let appended = self.store.writer().append(&record, entries);
-        self.failed |= appended.is_err();
-        appended?;
+        let draft = std::mem::take(&mut self.data);
+        self.pressing.push_back(self.store.press().press(draft));
         if self.data_bytes >= AUTO_DATA_BYTES { self.commit_data() } else { Ok(()) }
+    }
+
+    /// Appends all data to the pack: what the press has, then the open group.
+    fn flush_data(&mut self) -> Result<(), Error> {
+        while !self.pressing.is_empty() {
+            self.append_pressed()?;
+        }
+        let draft = std::mem::take(&mut self.data);
+        if draft.is_empty() { Ok(()) } else { self.append(Pressed::of(&draft)) }
+    }
+
+    fn append_pressed(&mut self) -> Result<(), Error> {
+        let Some(oldest) = self.pressing.pop_front() else { return Ok(()) };
+        self.append(oldest.wait())
+    }
+
+    fn append(&mut self, pressed: Pressed) -> Result<(), Error> {
+        self.data_bytes += pressed.plain_bytes;
+        let appended = self.store.writer().append(&pressed.record, pressed.entries);
+        self.failed |= appended.is_err();
+        appended
     }
 
     /// Makes the data visible, and forgets which it was. Meta records stay back.
     fn commit_data(&mut self) -> Result<(), Error> {
+        self.flush_data()?;
         self.data_bytes = 0;
         let committed = self.store.writer().commit(Contribution::default(), Durability::Lazy);
         self.failed |= committed.is_err();
@@ -234,7 +255,7 @@ fn check_memo(what: &'static str, size_bytes: usize, max_bytes: usize) -> Result
 }
 
 impl Draft {
-    fn entries(&self, kind: Kind, record_bytes: u32) -> Vec<location::Entry> {
+    pub(crate) fn entries(&self, kind: Kind, record_bytes: u32) -> Vec<location::Entry> {
         location::entries(kind, record_bytes, &self.members(), self.body())
             .expect("a draft's own members are well formed")
     }

@@ -48,6 +48,7 @@ mod log;
 mod manifest;
 mod object;
 mod pack;
+mod press;
 mod record;
 mod recovery;
 mod store;

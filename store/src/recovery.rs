@@ -376,7 +376,7 @@ mod tests {
         let store = open(dir.path());
         let cid = put(&store, 0);
         let mut batch = store.batch();
-        for seed in 1..6 {
+        for seed in 1..12 {
             batch.put_bytes(Codec::Raw, &noise(seed, 400_000)).unwrap();
         }
         drop(batch);

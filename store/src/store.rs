@@ -17,6 +17,7 @@ use crate::index::Index;
 use crate::location::{Location, split_memo};
 use crate::object::{Object, Slice};
 use crate::pack::Packs;
+use crate::press::Press;
 use crate::record::Record;
 use crate::recovery;
 use crate::tree::Tree;
@@ -67,6 +68,7 @@ pub struct Stats {
 pub struct Store {
     // Stops before the index and the lock go.
     flusher: Flusher,
+    press: Press,
     writer: Arc<Writer>,
     packs: Arc<Packs>,
     index: Arc<Index>,
@@ -95,6 +97,7 @@ impl Store {
         let writer = Arc::new(Writer::new(Arc::clone(&packs), Arc::clone(&index), limits, start));
         Ok(Store {
             flusher: Flusher::start(Arc::clone(&writer)),
+            press: Press::start().map_err(Error::io("start threads for", dir))?,
             writer,
             packs,
             index,
@@ -188,6 +191,10 @@ impl Store {
 
     pub(crate) fn index(&self) -> &Index {
         &self.index
+    }
+
+    pub(crate) fn press(&self) -> &Press {
+        &self.press
     }
 
     pub(crate) fn writer(&self) -> &Writer {

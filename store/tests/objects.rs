@@ -86,7 +86,7 @@ fn a_dropped_batch_leaves_nothing_after_reopening() {
     let kept = put(&store, b"kept");
     let before = store.stats().unwrap();
     let mut batch = store.batch();
-    let cid = batch.put_bytes(Codec::Raw, &noise(1, 2 << 20)).unwrap();
+    let cid = batch.put_bytes(Codec::Raw, &noise(1, 8 << 20)).unwrap();
     drop(batch);
     assert!(store.stats().unwrap().stored_bytes > before.stored_bytes + (1 << 20));
     drop(store);
