@@ -92,7 +92,7 @@ impl Daemon {
         tracing::info!("stopping");
         let Daemon { node, mount, listener, socket, .. } = self;
         let unmounted = tokio::task::spawn_blocking(move || mount.unmount()).await;
-        // The socket disappears last: whoever waits for that finds the mount gone and the store free.
+        // The socket disappears last, when the mount is gone and everything is on disk.
         drop(listener);
         node.kernel.store.sync()?;
         let _ = tokio::time::timeout(GRACE, connections.acquire_many(MAX_CONNECTIONS as u32 - 1)).await; // then leave

@@ -25,6 +25,8 @@ use crate::service::{Answer, Request};
 
 /// How long a daemon that was told to stop may take.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long its threads may take to end after that.
+const END_TIMEOUT: Duration = Duration::from_secs(2);
 /// What a daemon in the background says when its mount answers.
 const READY: &str = "ready";
 
@@ -74,7 +76,8 @@ impl Mount {
     fn serve(&self, globals: &Globals, directory: &Path, options: MountOptions) -> Result<()> {
         let mut output = Output::new();
         let node = in_turn(|| Node::open(&globals.home, &mut |progress| output.rebuild(progress)))?;
-        runtime()?.block_on(async {
+        let runtime = runtime()?;
+        let served = runtime.block_on(async {
             let daemon = Daemon::start(Arc::new(node), directory, options)?;
             tracing::info!(mount = %daemon.directory().display(), "the grid is mounted");
             if self.announce {
@@ -82,7 +85,10 @@ impl Mount {
                 let _ = writeln!(out, "{READY}").and_then(|()| out.flush()); // a parent that went away
             }
             daemon.run().await
-        })
+        });
+        // A thread that hangs in a system call must not keep the daemon from ending.
+        runtime.shutdown_timeout(END_TIMEOUT);
+        served
     }
 }
 
