@@ -19,7 +19,7 @@ use crate::names::Names;
 use crate::wasm::WasmModule;
 
 /// How long to wait for another process that has the node open.
-const TURN: Duration = Duration::from_secs(10);
+const TURN: Duration = Duration::from_secs(30);
 
 /// An open node. One process at a time has a home open.
 pub struct Node {
@@ -55,12 +55,14 @@ impl Node {
     }
 }
 
-/// Tries again for some seconds while another process has the node open. Blocks.
+/// Tries again, for half a minute at most, while another process has the node open. Blocks.
 pub fn in_turn<T>(mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
     let start = Instant::now();
     loop {
         match attempt() {
-            Err(error) if error.code == Code::Busy && start.elapsed() < TURN => std::thread::sleep(TURN / 200),
+            Err(error) if error.code == Code::Busy && start.elapsed() < TURN => {
+                std::thread::sleep(Duration::from_millis(50))
+            }
             done => return done,
         }
     }

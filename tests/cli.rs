@@ -142,10 +142,11 @@ fn one_home_has_one_daemon() {
     let node = Node::mounted();
     let other = node.scratch("other");
     std::fs::create_dir(&other).unwrap();
-    let (status, stderr) = node.gridfs(["mount", other.to_str().unwrap()]).failed();
-    assert_eq!((status, stderr.contains("is already mounted at")), (1, true), "{stderr}");
-    let (status, stderr) = node.gridfs(["mount", "--foreground", other.to_str().unwrap()]).failed();
-    assert_eq!((status, stderr.contains("in use by another process")), (1, true), "{stderr}");
+    for arguments in [&["mount"][..], &["mount", "--foreground"]] {
+        let arguments = arguments.iter().copied().chain([other.to_str().unwrap()]);
+        let (status, stderr) = node.gridfs(arguments).failed();
+        assert_eq!((status, stderr.contains("is already mounted at")), (1, true), "{stderr}");
+    }
 }
 
 #[test]

@@ -55,6 +55,7 @@ impl Mount {
     pub(crate) fn run(self, globals: &Globals) -> Result<()> {
         let directory = directory(globals, self.directory.as_deref())?;
         let options = mount_options(&self.options)?;
+        refuse_a_second(globals)?;
         if !self.foreground {
             return in_background(globals, &directory, &self.options);
         }
@@ -121,12 +122,15 @@ fn mount_options(given: &[String]) -> Result<MountOptions> {
     Ok(options)
 }
 
+/// A node has one daemon, and it has one mount.
+fn refuse_a_second(globals: &Globals) -> Result<()> {
+    let Ok(Answer::Pong { mount: Some(mount) }) = globals.daemon(Request::Ping) else { return Ok(()) };
+    let why = format!("the grid of {} is already mounted at {}", globals.home.display(), mount.display());
+    Err(Error::new(Code::Busy, format!("{why}; unmount it with: gridfs umount")))
+}
+
 /// Starts the daemon and waits until its mount answers.
 fn in_background(globals: &Globals, directory: &Path, options: &[String]) -> Result<()> {
-    if let Ok(Answer::Pong { mount: Some(mount) }) = globals.daemon(Request::Ping) {
-        let why = format!("the grid of {} is already mounted at {}", globals.home.display(), mount.display());
-        return Err(Error::new(Code::Busy, format!("{why}; unmount it with: gridfs umount")));
-    }
     home::create_private(&globals.home.join("run"))?;
     let log_path = home::daemon_log(&globals.home);
     let log = fresh_log(&log_path)?;
