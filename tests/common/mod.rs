@@ -233,7 +233,7 @@ pub fn manifest(name: &str, args: &[(&str, ArgKind)], returns: Returns, limits: 
     }
 }
 
-/// How a process ended, within ten seconds.
+/// How a process ended, within half a minute.
 #[track_caller]
 pub fn end_of(child: &mut Child) -> std::process::ExitStatus {
     let mut status = None;
@@ -244,12 +244,12 @@ pub fn end_of(child: &mut Child) -> std::process::ExitStatus {
     status.unwrap()
 }
 
-/// Waits up to ten seconds.
+/// Waits up to half a minute.
 #[track_caller]
 pub fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
     let start = Instant::now();
     while !done() {
-        assert!(start.elapsed() < Duration::from_secs(10), "waited in vain for {what}");
+        assert!(start.elapsed() < Duration::from_secs(30), "waited in vain for {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
