@@ -218,6 +218,19 @@ fn calls_that_wait_for_themselves() {
     fails(&node, "local/b/,", &["b"], ELOOP, 11, "waits for its own result");
 }
 
+#[test]
+fn calls_that_are_nested_too_deep() {
+    let node = Node::mounted();
+    for depth in 0..16 {
+        node.add_wat(&format!("d{depth}"), &opens(&format!("/grid/local/d{}/,", depth + 1)), None);
+    }
+    node.add_wat("d16", r#"(module (memory (export "memory") 1) (func (export "_start")))"#, None);
+    fails(&node, "local/d0/,", &["d0"], ELOOP, 11, "calls are nested more than 12 deep");
+    // From further in it is not too deep.
+    assert_eq!(node.read("local/d4/,"), "");
+    assert_eq!(node.read("local/d0/,"), "");
+}
+
 /// A module that opens a path of the grid.
 fn opens(path: &str) -> String {
     let path = path.strip_prefix("/grid/").unwrap();

@@ -336,6 +336,16 @@ fn a_module_with_two_blobs_and_an_integer() {
 }
 
 #[test]
+fn many_calls_with_calls_inside_do_not_wait_for_each_other() {
+    let node = Node::mounted();
+    node.add_example("shout", "c/shout.toml");
+    node.sh("mkdir d && for i in $(seq 60); do echo $i > d/f$i; done && gridfs put --name d d").ok();
+    let shouts = "seq 60 | xargs -P 60 -I{} grid shout /grid/local/wc/%2Flocal%2Fcas%2Fd%2Ff{}";
+    assert_eq!(node.sh(shouts).ok().lines().count(), 60);
+    assert_eq!(node.stat("runs"), 120);
+}
+
+#[test]
 fn a_file_of_the_mount_is_a_call_on_the_command_line_too() {
     let node = Node::mounted();
     node.put("moby.txt", TEXT);

@@ -140,8 +140,6 @@ pub struct Progress {
     pub files: u64,
     /// Bytes done.
     pub bytes: u64,
-    /// Bytes in all, where that is known.
-    pub total_bytes: Option<u64>,
 }
 
 /// The end of a request that worked.

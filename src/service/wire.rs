@@ -63,7 +63,7 @@ mod tests {
     async fn frames_round_trip_and_end() {
         let (mut ours, mut theirs) = tokio::io::duplex(1 << 20);
         send(&mut ours, &Event::Data(vec![1, 2, 3])).await.unwrap();
-        send(&mut ours, &Event::Progress(Progress { files: 1, bytes: 2, total_bytes: None })).await.unwrap();
+        send(&mut ours, &Event::Progress(Progress { files: 1, bytes: 2 })).await.unwrap();
         drop(ours);
         assert!(matches!(receive(&mut theirs).await.unwrap(), Some(Event::Data(data)) if data == [1, 2, 3]));
         assert!(matches!(receive(&mut theirs).await.unwrap(), Some(Event::Progress(p)) if p.bytes == 2));
