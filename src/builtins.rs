@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use gridfs_modules::Manifest;
 use gridfs_modules::manifest::{ArgKind, Argument, Returns};
-use gridfs_store::{Cid, Codec, Durability, Store, cbor};
+use gridfs_store::{Cid, Codec, Durability, Lease, Store, cbor};
 use gridfs_store::{Target, Tree, TreeEntry};
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +18,7 @@ use crate::names::Names;
 use crate::promise::Promise;
 
 /// Key of the tree of built-ins in `config.toml`.
-const BUILTINS_KEY: &str = "builtins";
+pub const BUILTINS_KEY: &str = "builtins";
 
 const GUESTS: [(&str, &[u8]); 5] = [
     ("grep", include_bytes!("../modules/guests/grep.wasm")),
@@ -82,12 +82,7 @@ pub fn install(store: &Arc<Store>, home: &Home, names: &Names) -> Result<()> {
     if installed == Some(tree_cid) {
         return Ok(());
     }
-    let mut batch = store.batch();
-    for (codec, bytes) in &documents {
-        batch.put_bytes(*codec, bytes)?;
-    }
-    batch.put_tree(&tree)?;
-    batch.commit(Durability::Durable)?;
+    let _kept = put(store, &tree, &documents)?;
 
     let before = installed.and_then(|cid| store.tree(&cid).ok()); // a lost list of old built-ins moves no name
     let current = names.table();
@@ -103,6 +98,21 @@ pub fn install(store: &Arc<Store>, home: &Home, names: &Names) -> Result<()> {
         .collect();
     names.change(&changes)?;
     home.set_cids(&[(BUILTINS_KEY, tree_cid)])
+}
+
+/// Stores again what may have been lost of the built-ins.
+pub fn restore(store: &Arc<Store>) -> Result<()> {
+    let (tree, documents) = embedded();
+    put(store, &tree, &documents).map(drop)
+}
+
+fn put(store: &Arc<Store>, tree: &Tree, documents: &[(Codec, Vec<u8>)]) -> Result<Lease> {
+    let mut batch = store.batch();
+    for (codec, bytes) in documents {
+        batch.put_bytes(*codec, bytes)?;
+    }
+    batch.put_tree(tree)?;
+    Ok(batch.commit(Durability::Durable)?)
 }
 
 /// The tree of built-in names, and the objects it names.

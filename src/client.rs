@@ -3,8 +3,9 @@
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use gridfs_store::Progress as Rebuild;
+use gridfs_store::{Progress as Rebuild, Store};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
@@ -15,6 +16,8 @@ use crate::node::{Node, in_turn};
 use crate::service::wire::{self, DATA_BYTES, Input};
 use crate::service::{self, Answer, Event, Request, Service};
 
+/// How long a command waits to be the last user of its store.
+const CLOSING: Duration = Duration::from_secs(1);
 /// Events under way.
 const EVENTS_QUEUED: usize = 16;
 
@@ -76,12 +79,27 @@ async fn in_process(
     input: service::Input,
     listener: &mut dyn Listener,
 ) -> Result<Answer> {
+    let store = node.kernel.store.clone();
     let service = Service::new(Arc::new(node), None);
     let (events, heard) = mpsc::channel(EVENTS_QUEUED);
     let handling = tokio::spawn(async move { service.handle(request, input, events).await });
     let answer = hear(heard, listener).await;
     handling.abort();
+    // Cancelled or not, it is over now.
+    let _ = handling.await;
+    close(store).await;
     answer
+}
+
+/// Closes the store as the last who uses it: then the next command has nothing to replay. What still uses it after a
+/// moment, such as a blocked read of standard input, is not waited for.
+async fn close(store: Arc<Store>) {
+    let patience = Instant::now() + CLOSING;
+    while Arc::strong_count(&store) > 1 && Instant::now() < patience {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    // It can only fail by a panic, which has been told.
+    let _ = tokio::task::spawn_blocking(move || drop(store)).await;
 }
 
 async fn through_daemon(

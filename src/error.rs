@@ -150,10 +150,10 @@ fn store_code(error: &gridfs_store::Error) -> Code {
     match error {
         E::NotFound { .. } => Code::Unavailable,
         E::Corrupt { .. } | E::Missing { .. } | E::Manifest { .. } | E::Mismatch { .. } => Code::Corrupt,
-        E::Full { .. } => Code::Full,
+        E::Full { .. } | E::Quota { .. } => Code::Full,
         E::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => Code::Full,
         E::TooLarge { .. } => Code::OutputLimit,
-        E::Locked { .. } => Code::Busy,
+        E::Locked { .. } | E::LargePutUnderWay => Code::Busy,
         E::Cancelled => Code::Interrupted,
         E::Extract { source, .. } => store_code(source),
         _ => Code::General,

@@ -1,7 +1,7 @@
 //! The node's home: `~/.grid`, or what `GRID_HOME` says.
 //!
 //! ```text
-//! config.toml    settings, and the root of the symbol table; the user's comments are kept
+//! config.toml    settings (quota), and the root of the symbol table; the user's comments are kept
 //! cache/         the store (see store/FORMAT.md)
 //! code/          compiled modules, local to this machine; may be deleted
 //! keys/          private keys (0600)
@@ -16,6 +16,7 @@ use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+use bytesize::ByteSize;
 use gridfs_store::Cid;
 use toml_edit::DocumentMut;
 
@@ -81,6 +82,25 @@ impl Home {
         };
         let text = item.as_str().ok_or_else(|| wrong("it is not a string".into()))?;
         text.parse().map(Some).map_err(|e| wrong(format!("{e}")))
+    }
+
+    /// The store's quota, `quota = "10 GiB"` or a number of bytes.
+    pub fn quota_bytes(&self) -> Result<Option<u64>> {
+        let config = self.config.lock().expect("no panic while it is held");
+        let Some(item) = config.get("quota") else { return Ok(None) };
+        let number = item.as_integer().and_then(|bytes| u64::try_from(bytes).ok());
+        let parsed = number.or_else(|| item.as_str()?.parse::<ByteSize>().ok().map(|size| size.as_u64()));
+        parsed.map(Some).ok_or_else(|| {
+            let path = self.directory.join("config.toml");
+            let why = format!("quota in {} is no size; write it like \"10 GiB\", or as bytes", path.display());
+            Error::new(Code::General, why)
+        })
+    }
+
+    /// All CIDs that the configuration holds, with their keys.
+    pub fn cids(&self) -> Vec<(String, Cid)> {
+        let config = self.config.lock().expect("no panic while it is held");
+        config.iter().filter_map(|(key, item)| Some((key.to_owned(), item.as_str()?.parse().ok()?))).collect()
     }
 
     /// Durably replaces CIDs in the configuration: a new file, synced, takes the old one's place.
@@ -149,8 +169,23 @@ mod tests {
         let again = Home::open(directory.path()).unwrap();
         assert_eq!(again.cid("root").unwrap(), Some(cid));
         assert_eq!(again.cid("builtins").unwrap(), None);
+        assert_eq!(again.cids(), [("root".to_owned(), cid)]);
         let text = fs::read_to_string(directory.path().join("config.toml")).unwrap();
         assert_eq!(text, format!("# mine\nroot = \"{cid}\"\n"));
+    }
+
+    #[test]
+    fn a_quota_is_a_size() {
+        let directory = tempfile::tempdir().unwrap();
+        for (text, expected) in [("", None), ("quota = \"1.5 GiB\"", Some(3 << 29)), ("quota = 5000", Some(5000))] {
+            fs::write(directory.path().join("config.toml"), text).unwrap();
+            assert_eq!(Home::open(directory.path()).unwrap().quota_bytes().unwrap(), expected);
+        }
+        for text in ["quota = \"much\"", "quota = -1", "quota = true"] {
+            fs::write(directory.path().join("config.toml"), text).unwrap();
+            let error = Home::open(directory.path()).unwrap().quota_bytes().unwrap_err().to_string();
+            assert!(error.contains("is no size; write it like"), "{error}");
+        }
     }
 
     #[test]

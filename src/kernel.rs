@@ -54,6 +54,10 @@ pub struct Kernel {
     consulted: Vec<Box<dyn Module>>,
     flights: Arc<Flights<Reply>>,
     log: Mutex<VecDeque<String>>,
+    /// How large the store was after the last collection of garbage.
+    pub(crate) collected_at: AtomicU64,
+    /// Held by who makes room.
+    pub(crate) making_room: Mutex<()>,
 }
 
 impl Kernel {
@@ -67,6 +71,8 @@ impl Kernel {
             flights: Flights::new(runtime),
             log: Mutex::default(),
             counters: Counters::default(),
+            collected_at: AtomicU64::new(0),
+            making_room: Mutex::default(),
             store,
             names,
         })
@@ -85,6 +91,13 @@ impl Kernel {
         let kernel = self.clone();
         self.flights
             .join(key, asking, |urgent| async move {
+                // Nothing of the call is collected while it runs.
+                let lease = kernel.store.lease();
+                call.parms.inputs().for_each(|cid| lease.keep(&cid));
+                if kernel.needs_room() {
+                    let kernel = kernel.clone();
+                    tokio::task::spawn_blocking(move || kernel.make_room_if_possible());
+                }
                 let call = Call { urgent, ..call };
                 let result = kernel.consult(&call).await;
                 result.inspect_err(|error| kernel.note_failure(&call, error))

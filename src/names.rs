@@ -6,13 +6,15 @@
 
 use std::sync::{Arc, Mutex, RwLock};
 
-use gridfs_store::{Cid, Codec, Durability, Store, cbor};
+use gridfs_store::{AnyCid, Cid, CidError, Codec, Durability, Lease, Store, cbor};
 use gridfs_store::{Target, Tree, TreeEntry};
 use serde::{Deserialize, Serialize};
 
+use crate::builtins::BUILTINS_KEY;
 use crate::error::{Code, Error, Result};
 use crate::home::Home;
 use crate::path;
+use crate::receipt::cid_of;
 
 /// Key of the newest root in `config.toml`.
 const ROOT_KEY: &str = "root";
@@ -110,14 +112,59 @@ impl Names {
     pub fn rollback(&self, to: &Cid) -> Result<Cid> {
         let _order = self.changing.lock().expect("no panic while it is held");
         let table = self.table_at(to).map_err(|e| e.during(format!("can't roll back to {to}")))?;
+        let _kept = self.hold(&table);
+        self.check_stored(&table).map_err(|e| e.during(format!("can't roll back to {to}")))?;
         self.replace(table)
     }
 
-    /// The newest `limit` roots, newest first.
+    fn hold(&self, table: &Tree) -> Lease {
+        let lease = self.store.lease();
+        table.entries().iter().filter_map(|entry| cid_of(&entry.target)).for_each(|cid| lease.keep(&cid));
+        lease
+    }
+
+    fn check_stored(&self, table: &Tree) -> Result<()> {
+        let mut gone = Vec::new();
+        for entry in table.entries() {
+            let Some(cid) = cid_of(&entry.target) else { continue };
+            if !self.store.contains(&cid)? {
+                gone.push(format!("{} ({cid})", String::from_utf8_lossy(&entry.name)));
+            }
+        }
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let (count, shown) = (gone.len(), gone[..gone.len().min(5)].join(", "));
+        let why = format!("{count} of its objects are no longer stored, collected after their names went: {shown}");
+        Err(Error::new(Code::Unavailable, why))
+    }
+
+    /// The tree of built-ins, which is kept whatever the names say.
+    pub fn builtins(&self) -> Result<Option<Cid>> {
+        self.home.cid(BUILTINS_KEY)
+    }
+
+    /// Stores again what may have been lost of the newest state. If that is the root, its history is lost with it.
+    pub fn restore(&self) -> Result<()> {
+        let _order = self.changing.lock().expect("no panic while it is held");
+        let (root, table) = (self.root(), self.table());
+        let mut batch = self.store.batch();
+        batch.put_tree(&table)?;
+        let _kept = batch.commit(Durability::Durable)?;
+        match root.map(|root| read_root(&self.store, &root)) {
+            Some(Err(_)) => self.follow(None, table).map(drop),
+            _ => Ok(()),
+        }
+    }
+
+    /// The newest `limit` roots, newest first. What was collected as garbage ends the history.
     pub fn history(&self, limit: usize) -> Result<Vec<(Cid, Root)>> {
         let mut history = Vec::new();
         let mut next = self.root();
         while let Some(cid) = next.filter(|_| history.len() < limit) {
+            if !self.store.contains(&cid)? {
+                break;
+            }
             let root = read_root(&self.store, &cid)?;
             next = root.prev;
             history.push((cid, root));
@@ -137,13 +184,16 @@ impl Names {
 
     /// Stores `table` under a new root and points the configuration at it, in this order.
     fn replace(&self, table: Arc<Tree>) -> Result<Cid> {
-        let prev = self.root();
+        self.follow(self.root(), table)
+    }
+
+    fn follow(&self, prev: Option<Cid>, table: Arc<Tree>) -> Result<Cid> {
         let mut batch = self.store.batch();
         let table_cid = batch.put_tree(&table)?;
         let time_ms = jiff::Timestamp::now().as_millisecond().unsigned_abs();
         let root = Root { v: 1, prev, table: table_cid, time_ms };
         let cid = batch.put_bytes(Codec::DagCbor, &cbor::to_vec(&root))?;
-        batch.commit(Durability::Durable)?;
+        let _kept = batch.commit(Durability::Durable)?;
         self.home.set_cids(&[(ROOT_KEY, cid)])?;
         *self.state.write().expect("no panic while it is held") = State { root: Some(cid), table };
         Ok(cid)
@@ -159,7 +209,8 @@ pub fn check_name(name: &str) -> Result<()> {
     if name.starts_with(['.', '-']) {
         return refuse("names don't start with . or -");
     }
-    if name.parse::<Cid>().is_ok() {
+    // By a digest that nobody here computes, it may be a name: it could name nothing else.
+    if !name.parse::<AnyCid>().is_err_and(|error| error.is_no_cid() || matches!(error, CidError::Digest(_))) {
         return refuse("it is a CID, which already names its object");
     }
     if path::encode(name).len() > path::MAX_COMPONENT_BYTES {
@@ -201,6 +252,8 @@ fn diff(before: &Tree, after: &Tree) -> Vec<Change> {
 
 #[cfg(test)]
 mod tests {
+    use gridfs_store::{Algorithm, Digest};
+
     use super::*;
 
     fn file(content: &[u8]) -> Target {
@@ -217,6 +270,11 @@ mod tests {
     fn names_persist_with_history_and_roll_back() {
         let directory = tempfile::tempdir().unwrap();
         let names = open(directory.path());
+        let mut batch = names.store.batch();
+        for content in [b"1", b"2"] {
+            batch.put_bytes(Codec::Raw, content).unwrap();
+        }
+        batch.commit(Durability::Durable).unwrap();
         let first = names.change(&[("a".into(), Some(file(b"1"))), ("b".into(), Some(file(b"2")))]).unwrap();
         names.change(&[("a".into(), Some(file(b"3"))), ("b".into(), None)]).unwrap();
         drop(names);
@@ -240,10 +298,16 @@ mod tests {
     #[test]
     fn what_can_be_no_name() {
         let cid = Cid::of(Codec::Raw, b"x").to_string();
-        for name in ["", "a/b", ".", "..", ".grid", "-l", cid.as_str(), "\u{e9}".repeat(50).as_str(), "a\0"] {
+        let [sha2, sha3] = Algorithm::ALL.map(|algorithm| Digest::of(algorithm, b"x").to_string());
+        // The same in base 16, and the CIDs that IPFS gives to a directory, in versions 1 and 0.
+        let base16 = format!("f01551220{}", "5a".repeat(32));
+        let directory = "bafybeiczsscdsbs7ffqz55asqdf3smv6klcw3gofszvwlyarci47bgf354";
+        let old = "QmUNLLsPACCz1vLxQVkXqqLX5R1X345qqfHbsf67hvA3Nn";
+        let cids = [cid.as_str(), &sha2, &sha3, &base16, directory, old];
+        for name in cids.into_iter().chain(["", "a/b", ".", "..", ".grid", "-l", &"\u{e9}".repeat(50), "a\0"]) {
             assert_eq!(check_name(name).unwrap_err().code, Code::Usage, "{name:?}");
         }
-        for name in ["war.txt", "a b", "@", "100%", "\u{e9}"] {
+        for name in ["war.txt", "bananas", "a b", "@", "100%", "\u{e9}"] {
             check_name(name).unwrap();
         }
     }

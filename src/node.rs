@@ -38,7 +38,8 @@ impl Node {
     /// the store's index is.
     pub fn open(directory: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Node> {
         let home = Arc::new(Home::open(directory)?);
-        let store = Arc::new(Store::open(&home.store(), Options { progress: Some(progress) })?);
+        let options = Options { quota_bytes: home.quota_bytes()?, progress: Some(progress) };
+        let store = Arc::new(Store::open(&home.store(), options)?);
         let names = Arc::new(Names::open(store.clone(), home.clone())?);
         builtins::install(&store, &home, &names)?;
         let engine = Engine::new(&home.code()).map_err(|e| Error::caused(Code::General, e.to_string(), e))?;

@@ -72,6 +72,15 @@ pub struct Parms {
 }
 
 impl Parms {
+    /// What an evaluation depends on: the module, and the objects it is given.
+    pub fn inputs(&self) -> impl Iterator<Item = Cid> + '_ {
+        let objects = self.arguments.iter().filter_map(|value| match value {
+            Value::Object(cid) => Some(*cid),
+            Value::Text(_) => None,
+        });
+        objects.chain([self.module])
+    }
+
     /// The canonical components after the promise and module, for a module with `required` required arguments.
     /// A component may be longer than file systems take; [`Parms::fits`] tells.
     pub fn components(&self, required: usize) -> Vec<String> {

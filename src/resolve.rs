@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 use gridfs_modules::manifest::ArgKind;
 use gridfs_modules::walk;
 use gridfs_store::Target;
-use gridfs_store::{Cid, cbor};
+use gridfs_store::{AnyCid, Cid, CidError, Codec, cbor};
 
 use crate::describe::Description;
 use crate::error::{Code, Error, Result};
@@ -113,15 +113,10 @@ impl Resolver {
 
     /// A name or CID as text; what it stands for.
     pub fn name(&self, text: &str) -> Result<Target> {
-        if let Ok(cid) = text.parse::<Cid>() {
+        if let Some(cid) = spelled_cid(&self.kernel, text)? {
             return object(&self.kernel, cid);
         }
-        let target = self.kernel.names.get(text).ok_or_else(|| {
-            Error::new(
-                Code::UnknownName,
-                format!("there is no name {text:?}; `gridfs name list` shows the names there are"),
-            )
-        })?;
+        let target = self.kernel.names.get(text).ok_or_else(|| unknown(text))?;
         let cid = cid_of(&target).ok_or_else(|| Error::new(Code::General, format!("the name {text:?} is a link")))?;
         self.trace.names([(text.to_owned(), cid)])?;
         Ok(target)
@@ -129,9 +124,18 @@ impl Resolver {
 
     /// A name or CID as text, as a CID, whether or not it is stored here.
     pub fn cid(&self, text: &str) -> Result<Cid> {
+        match spelled_cid(&self.kernel, text)? {
+            Some(cid) => Ok(cid),
+            None => Ok(cid_of(&self.name(text)?).expect("a name that resolves has a CID")),
+        }
+    }
+
+    /// The same where a promise is meant: a record, though by a digest other than BLAKE3 it is known as a file.
+    pub fn promise(&self, text: &str) -> Result<Cid> {
+        let cid = self.cid(text)?;
         match text.parse() {
-            Ok(cid) => Ok(cid),
-            Err(_) => Ok(cid_of(&self.name(text)?).expect("a name that resolves has a CID")),
+            Ok(AnyCid::Foreign(_)) => Ok(Cid { codec: Codec::DagCbor, ..cid }),
+            _ => Ok(cid),
         }
     }
 
@@ -189,11 +193,11 @@ impl Resolver {
         Box::pin(async move {
             let usage = |e: path::PathError| Error::caused(Code::Usage, e.to_string(), e);
             let path = GridPath::parse(spelled).map_err(usage)?;
-            let promise = self.cid(&path.promise)?;
+            let promise = self.promise(&path.promise)?;
             self.kernel.promise(&promise)?;
             let module = self.kernel.modules.get(&self.cid(&path.module)?)?;
             let (texts, used) = match path.rest.first().and_then(|first| first.strip_prefix('@')) {
-                Some(list) => (stored_arguments(&self.kernel, list)?, 1),
+                Some(list) => (stored_arguments(&self.kernel, &list_cid(&self.kernel, list)?)?, 1),
                 None => (spelled_arguments(&module, &path.rest, spelled)?, module.levels()),
             };
             let inside = path.rest[used..].join("/");
@@ -236,6 +240,42 @@ pub fn now<T>(mut resolving: Resolving<'_, T>) -> Result<Option<T>> {
     }
 }
 
+/// The CID that a text spells, in any base and by any digest known here. `None`: it spells none, so it is a name.
+fn spelled_cid(kernel: &Kernel, text: &str) -> Result<Option<Cid>> {
+    match text.parse() {
+        Ok(any) => canonical(kernel, any).map(Some),
+        Err(_) => Ok(None),
+    }
+}
+
+/// The one CID by which the store has what `any` names.
+fn canonical(kernel: &Kernel, any: AnyCid) -> Result<Cid> {
+    let digest = match any {
+        AnyCid::Own(cid) => return Ok(cid),
+        AnyCid::Foreign(digest) => digest,
+    };
+    let algorithm = digest.algorithm;
+    let unknown = || {
+        let why = format!(
+            "this node knows no object with the {algorithm} digest {digest}; \
+             `gridfs put --hash {algorithm} FILE` makes a file known by it"
+        );
+        Error::new(Code::Unavailable, why)
+    };
+    kernel.store.alias(&digest)?.ok_or_else(unknown)
+}
+
+/// Why a text that is not in the symbol table stands for nothing.
+fn unknown(text: &str) -> Error {
+    match text.parse::<AnyCid>() {
+        Err(error) if !error.is_no_cid() => Error::caused(Code::Usage, format!("{text:?} can't be used"), error),
+        _ => Error::new(
+            Code::UnknownName,
+            format!("there is no name {text:?}; `gridfs name list` shows the names there are"),
+        ),
+    }
+}
+
 /// The file or directory that a CID names, if it is stored here.
 pub fn object(kernel: &Kernel, cid: Cid) -> Result<Target> {
     if crate::describe::is_tree(&kernel.store, &cid) {
@@ -262,11 +302,17 @@ fn spelled_arguments(module: &Description, components: &[String], spelled: &str)
     Ok(texts)
 }
 
-/// The arguments in a stored CBOR list, which a component `@<cid>` names.
-pub fn stored_arguments(kernel: &Kernel, cid: &str) -> Result<Vec<String>> {
-    let cid: Cid =
-        cid.parse().map_err(|e| Error::caused(Code::Usage, format!("@{cid} is not followed by a CID"), e))?;
-    let bytes = kernel.store.read(&cid, MAX_LIST_BYTES)?;
+/// The list that a component `@<cid>` names, given what follows the `@`.
+pub fn list_cid(kernel: &Kernel, text: &str) -> Result<Cid> {
+    let any = text
+        .parse()
+        .map_err(|e: CidError| Error::caused(Code::Usage, format!("@{text} is not followed by a CID"), e))?;
+    canonical(kernel, any)
+}
+
+/// The arguments in a stored CBOR list.
+pub fn stored_arguments(kernel: &Kernel, cid: &Cid) -> Result<Vec<String>> {
+    let bytes = kernel.store.read(cid, MAX_LIST_BYTES)?;
     let values: Vec<Value> = cbor::from_slice(&bytes)
         .map_err(|e| Error::caused(Code::Usage, format!("{cid} is not a list of arguments"), e))?;
     if values.len() > path::MAX_ARGUMENTS {
@@ -306,8 +352,6 @@ impl gridfs_modules::Grid for GuestGrid {
 
 #[cfg(test)]
 mod tests {
-    use gridfs_store::Codec;
-
     use super::*;
 
     fn call(n: usize) -> Parms {

@@ -46,6 +46,89 @@ fn a_directory_needs_a_place_to_go() {
     });
 }
 
+/// `sha256sum` and `openssl dgst -sha3-256` of "hello", as CIDs.
+const HELLO_SHA2: &str = "bafkreibm6jg3ux5qumhcn2b3flc3tyu6dmlb4xa7u5bf44yegnrjhc4yeq";
+const HELLO_SHA3: &str = "bafkrmibthc7gst2qyxztrakjq3g7a2dekouirocpijgxskxuxeqchghtsi";
+const HELLO_SHA2_BASE16: &str = "f015512202cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
+
+#[test]
+fn a_file_is_known_by_the_digest_it_was_put_with() {
+    both_ways(|node| {
+        let (status, stderr) = node.gridfs(["get", HELLO_SHA2]).failed();
+        let why = format!(
+            "error: this node knows no object with the sha2-256 digest {HELLO_SHA2}; \
+             `gridfs put --hash sha2-256 FILE` makes a file known by it\n"
+        );
+        assert_eq!((status, stderr), (13, why));
+        let file = node.scratch("hello");
+        std::fs::write(&file, "hello").unwrap();
+        let file = file.to_str().unwrap();
+        let put = ["put", "--hash", "sha2-256", file];
+        assert_eq!(node.gridfs(put).ok(), format!("{HELLO}  {HELLO_SHA2}  {file}\n"));
+        assert_eq!(node.sh("printf hello | gridfs put --hash sha3-256 -").ok(), format!("{HELLO}  {HELLO_SHA3}  -\n"));
+        let json: serde_json::Value =
+            serde_json::from_str(&node.gridfs(["--json"].into_iter().chain(put)).ok()).unwrap();
+        let row = serde_json::json!({"name": "", "kind": "file", "cid": HELLO, "size_bytes": 5, "alias": HELLO_SHA2});
+        assert_eq!(json, serde_json::json!([row]));
+        let counted = node.grid(["wc", HELLO]).ok();
+        for alias in [HELLO_SHA2, HELLO_SHA3, HELLO_SHA2_BASE16] {
+            assert_eq!(node.gridfs(["get", alias]).ok(), "hello", "{alias}");
+            assert_eq!(node.gridfs(["get", &format!("/local/cas/{alias}")]).ok(), "hello", "{alias}");
+            assert_eq!(node.grid(["wc", alias]).ok(), counted, "{alias}");
+            node.gridfs(["name", "set", "greeting", alias]).ok();
+            assert!(node.gridfs(["name", "list"]).ok().lines().any(|line| line.ends_with(HELLO)), "{alias}");
+            let (status, stderr) = node.gridfs(["put", "--name", alias, file]).failed();
+            assert_eq!((status, stderr.contains("can't be a name: it is a CID")), (2, true), "{stderr}");
+        }
+    });
+}
+
+#[test]
+fn with_a_directory_its_files_are_known_by_their_digests() {
+    both_ways(|node| {
+        node.sh("mkdir -p d/inner && printf hello > d/inner/file").ok();
+        let put = node.sh("gridfs put --hash sha3-256 d").ok();
+        assert_eq!(put.split_whitespace().collect::<Vec<_>>()[1..], ["d"], "{put}");
+        assert_eq!(node.gridfs(["get", HELLO_SHA3]).ok(), "hello");
+        assert_eq!(node.gridfs(["get", HELLO_SHA2]).failed().0, 13);
+    });
+}
+
+#[test]
+fn a_module_and_a_promise_are_known_by_their_digests() {
+    both_ways(|node| {
+        let put = |name: &str| {
+            let line = node.sh(&format!("gridfs get {name} > file && gridfs put --hash sha2-256 file")).ok();
+            line.split_whitespace().nth(1).unwrap().to_owned()
+        };
+        let (promise, module) = (put("pub"), put("wc"));
+        node.sh("printf hello | gridfs put -").ok();
+        let called = node.grid(["--promise", &promise, "--path", &module, HELLO]).ok();
+        assert_eq!(called, node.grid(["--promise", "pub", "--path", "wc", HELLO]).ok());
+        let nested = format!("/{promise}/{module}/{HELLO}");
+        assert_eq!(node.gridfs(["get", &nested]).ok(), node.grid(["wc", HELLO]).ok());
+        assert_eq!(
+            node.grid(["--show", &module]).ok(),
+            node.grid(["--show", "wc"]).ok().replace("wc file", &format!("{module} file"))
+        );
+    });
+}
+
+#[test]
+fn digests_that_nobody_computes_are_refused_by_reason() {
+    let node = Node::new();
+    let sha2_512 = format!("f01551340{}", "5a".repeat(64));
+    let directory = "bafybeiczsscdsbs7ffqz55asqdf3smv6klcw3gofszvwlyarci47bgf354";
+    let supported = "multihash 0x13 is not supported; BLAKE3-256 (0x1e), sha2-256 (0x12) and sha3-256 (0x16) are\n";
+    for (cid, why) in [(sha2_512.as_str(), supported), (directory, "only raw (0x55), a file's content, is\n")] {
+        for (status, stderr) in [node.gridfs(["get", cid]).failed(), node.grid(["wc", cid]).failed()] {
+            assert_eq!((status, stderr.ends_with(why)), (2, true), "{stderr}");
+        }
+    }
+    let (status, stderr) = node.gridfs(["put", "--hash", "md5", "file"]).failed();
+    assert_eq!((status, stderr.contains("sha2-256 and sha3-256 are")), (2, true), "{stderr}");
+}
+
 #[test]
 fn names_and_their_history() {
     both_ways(|node| {

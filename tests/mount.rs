@@ -55,6 +55,58 @@ fn every_name_leads_to_a_path_of_cids_that_outlives_it() {
 }
 
 #[test]
+fn a_cid_by_another_digest_is_a_link_to_the_canonical_one() {
+    let node = Node::mounted();
+    node.sh("printf hello > hello").ok();
+    let sha2 = "bafkreibm6jg3ux5qumhcn2b3flc3tyu6dmlb4xa7u5bf44yegnrjhc4yeq";
+    let (last, inner) = (format!("local/wc/{sha2}"), format!("local/sha256/%2Flocal%2Fwc%2F{sha2}"));
+    // Unknown as yet: a file that says why it can't be read.
+    assert_eq!(node.errno(&last), rustix::io::Errno::HOSTUNREACH.raw_os_error());
+    assert!(node.xattr(&last, "error").unwrap().contains("knows no object with the sha2-256 digest"));
+    node.sh("gridfs put --hash sha2-256 --name hello hello").ok();
+    let canonical = std::fs::canonicalize(node.at("local/wc/hello")).unwrap();
+    let (counted, sum) = (node.read("local/wc/hello"), node.read("local/sha256/%2Flocal%2Fwc%2Fhello"));
+    for _ in 0..2 {
+        assert_eq!(node.sh(&format!("readlink -f mnt/{last}")).ok().trim(), canonical.to_str().unwrap());
+        assert_eq!((node.read(&last), node.read(&inner)), (counted.clone(), sum.clone()));
+        // An argument that is a directory level, and the same CIDs in other bases.
+        let base16 = "f015512202cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
+        let blake3 = canonical.file_name().unwrap().to_str().unwrap();
+        for spelling in [base16, &sha2.to_uppercase(), &blake3.to_uppercase()] {
+            assert_eq!(std::fs::read_link(node.at("local/wc").join(spelling)).unwrap().to_str(), Some(blake3));
+        }
+        node.umount();
+        node.mount();
+    }
+    // A promise and a module.
+    let put = |name: &str| {
+        let line = node.sh(&format!("gridfs get {name} | gridfs put --hash sha3-256 -")).ok();
+        line.split_whitespace().nth(1).unwrap().to_owned()
+    };
+    let path = format!("{}/{}/{sha2}", put("local"), put("wc"));
+    assert_eq!(node.sh(&format!("readlink -f mnt/{path}")).ok().trim(), canonical.to_str().unwrap());
+}
+
+#[test]
+fn what_lies_in_the_mount_is_put_by_its_digest_too() {
+    let node = Node::mounted();
+    sample_tree(&node.scratch("source"));
+    node.sh("gridfs put --name source source").ok();
+    let put = node.sh("gridfs put --hash sha2-256 source/run.sh").ok();
+    assert_eq!(
+        put.replace("source/", "mnt/local/cas/source/"),
+        node.sh("gridfs put --hash sha2-256 mnt/local/cas/source/run.sh").ok()
+    );
+    let before = node.stat("memos");
+    node.sh("gridfs put --hash sha2-256 mnt/local/cas/source").ok();
+    let after = node.stat("memos");
+    // Five files, one of them known before, and a pin of the directory.
+    assert_eq!(after, before + 5);
+    node.sh("gridfs put --hash sha2-256 source").ok();
+    assert_eq!(node.stat("memos"), after);
+}
+
+#[test]
 fn names_follow_their_newest_binding() {
     let node = Node::mounted();
     node.put("x", "one\n");

@@ -5,6 +5,8 @@
 
 mod call;
 mod demo;
+mod fsck;
+mod keep;
 mod mount;
 mod name;
 mod object;
@@ -64,8 +66,15 @@ enum Verb {
     /// Add, list and show modules
     #[command(subcommand)]
     Module(call::Module),
+    /// Check the store for damage, and repair it
+    Fsck(fsck::Fsck),
     /// Counts and sizes
     Stats,
+    /// Remove what nothing needs, and give its space back
+    Gc(keep::Gc),
+    /// Keep objects that no name stands for
+    #[command(subcommand)]
+    Pin(keep::Pin),
     /// Mount a grid in a temporary place, store sample data, read results as files, clean up
     Demo,
 }
@@ -91,7 +100,10 @@ fn run(cli: Gridfs) -> Result<()> {
         Verb::Get(verb) => verb.run(&globals),
         Verb::Name(verb) => verb.run(&globals),
         Verb::Module(verb) => verb.run(&globals),
+        Verb::Fsck(verb) => verb.run(&globals),
         Verb::Stats => object::stats(&globals),
+        Verb::Gc(verb) => verb.run(&globals),
+        Verb::Pin(verb) => verb.run(&globals),
         Verb::Demo => demo::run(),
     }
 }

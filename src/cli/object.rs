@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use clap::Args;
+use gridfs_store::Algorithm;
 
 use super::Globals;
 use super::output::print;
@@ -22,11 +23,21 @@ pub(crate) fn init(globals: &Globals) -> Result<()> {
 Examples:
   gridfs put war.txt photos/         print a CID for each
   gridfs put --name linux linux-6.1  store a directory and name it
-  tar c . | gridfs put --name backup.tar -")]
+  tar c . | gridfs put --name backup.tar -
+  gridfs put --hash sha2-256 FILE    print a second CID, by SHA-256, that works like the first
+
+With --hash every file, those inside directories too, is known by a second CID from then on. A directory itself
+has none: its bytes hold the BLAKE3 CIDs of what is in it, so nobody else would find that digest.")]
 pub(crate) struct Put {
     /// Give it this name, in place of what the name stood for
     #[arg(long, short)]
     name: Option<String>,
+    /// Also compute this digest of each file's content, sha2-256 or sha3-256, and know the file by it
+    #[arg(long, value_name = "ALGORITHM")]
+    hash: Option<Algorithm>,
+    /// Read every file, also those that look unchanged since an earlier put of the same directory
+    #[arg(long)]
+    force: bool,
     /// Files and directories; - is standard input
     #[arg(required = true)]
     paths: Vec<PathBuf>,
@@ -43,10 +54,12 @@ impl Put {
                 true => Source::Stream,
                 false => Source::Path(absolute(path)?),
             };
-            let answer = globals.request(Request::Put { source, name: self.name.clone() })?;
+            let request = Request::Put { source, name: self.name.clone(), hash: self.hash, force: self.force };
+            let answer = globals.request(request)?;
             let Answer::Stored(row) = answer else { return Err(unexpected()) };
             if !globals.json {
-                println!("{}  {}", row.cid.as_deref().unwrap_or_default(), path.display());
+                let alias = row.alias.iter().map(|alias| format!("  {alias}")).collect::<String>();
+                println!("{}{alias}  {}", row.cid.as_deref().unwrap_or_default(), path.display());
             }
             rows.push(row);
         }
@@ -82,21 +95,32 @@ pub(crate) fn stats(globals: &Globals) -> Result<()> {
 }
 
 fn write_stats(out: &mut dyn io::Write, stats: &StatsRow) -> io::Result<()> {
+    let ratio = |of: u64, by: u64| if by == 0 { "-".into() } else { format!("{:.2}", of as f64 / by as f64) };
+    let share = |of: u64, by: u64| if by == 0 { "-".into() } else { format!("{:.1} %", 100.0 * of as f64 / by as f64) };
+    let count = |count: u64| count.to_string();
     let lines = [
-        ("objects", stats.objects),
-        ("chunks", stats.chunks),
-        ("remembered results", stats.memos),
-        ("names", stats.names),
-        ("plain bytes", stats.plain_bytes),
-        ("stored bytes", stats.stored_bytes),
-        ("bytes on disk", stats.disk_bytes),
-        ("calls", stats.calls),
-        ("answered from memory", stats.hits),
-        ("modules run", stats.runs),
-        ("modules failed", stats.failures),
-        ("modules running", stats.running),
+        ("names", count(stats.names)),
+        ("pins", count(stats.pins)),
+        ("files named or pinned", count(stats.files)),
+        ("their bytes", count(stats.file_bytes)),
+        ("objects", count(stats.objects)),
+        ("chunks", count(stats.chunks)),
+        ("results, aliases, pins", count(stats.memos)),
+        ("plain bytes", count(stats.plain_bytes)),
+        ("stored bytes", count(stats.stored_bytes)),
+        ("quota", stats.quota_bytes.map_or("-".into(), count)),
+        ("bytes on disk", count(stats.disk_bytes)),
+        ("deduplication ratio", ratio(stats.file_bytes, stats.plain_bytes)),
+        ("compression ratio", ratio(stats.plain_bytes, stats.stored_bytes)),
+        ("live part of packs", share(stats.live_bytes, stats.stored_bytes)),
+        ("gc would free, about", count(stats.collectable_bytes)),
+        ("calls", count(stats.calls)),
+        ("answered from memory", count(stats.hits)),
+        ("modules run", count(stats.runs)),
+        ("modules failed", count(stats.failures)),
+        ("modules running", count(stats.running)),
     ];
-    lines.iter().try_for_each(|(what, count)| writeln!(out, "{what:<21} {count:>15}"))
+    lines.iter().try_for_each(|(what, value)| writeln!(out, "{what:<22} {value:>15}"))
 }
 
 pub(crate) fn absolute(path: &std::path::Path) -> Result<PathBuf> {

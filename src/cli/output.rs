@@ -45,6 +45,13 @@ impl Output {
             bar.set_position(progress.bytes);
         }
     }
+
+    pub(crate) fn checking(&mut self, done_bytes: u64, total_bytes: u64) {
+        if let Some(bar) = self.bar("checking {wide_bar} {binary_bytes}/{binary_total_bytes}  {eta}") {
+            bar.set_length(total_bytes);
+            bar.set_position(done_bytes);
+        }
+    }
 }
 
 impl Listener for Output {
@@ -52,6 +59,12 @@ impl Listener for Output {
         match event {
             Event::Data(data) => self.data.write_all(&data).map_err(cannot_print)?,
             Event::Progress(progress) => self.progress(progress),
+            Event::Collecting(text) => {
+                if let Some(bar) = self.bar("{spinner} collecting garbage: {msg}  {elapsed}") {
+                    bar.set_message(text);
+                }
+            }
+            Event::Checking { done_bytes, total_bytes } => self.checking(done_bytes, total_bytes),
             Event::Note(note) => match &self.bar {
                 Some(bar) => bar.suspend(|| eprintln!("{note}")),
                 None => eprintln!("{note}"),

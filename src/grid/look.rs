@@ -18,7 +18,7 @@ use crate::error::{Code, Error, Result};
 use crate::parms::Parms;
 use crate::path;
 use crate::receipt::cid_of;
-use crate::resolve::{Reach, Resolver, now, stored_arguments};
+use crate::resolve::{Reach, Resolver, list_cid, now, stored_arguments};
 
 /// The directory of status files.
 const STATUS: &str = ".grid";
@@ -32,44 +32,50 @@ impl Grid {
     pub(super) fn look(&self, parent: &Node, name: &str) -> Result<Node> {
         match parent.what() {
             What::Root if name == STATUS => Ok(parent.child(name.as_bytes(), What::Status)),
-            What::Root => self.look_name(parent, name, |cid| {
+            What::Root => self.look_name(parent, name, Resolver::promise, |cid| {
                 self.kernel.promise(&cid)?;
                 Ok(What::Promise(cid))
             }),
             What::Status if name == "log" => Ok(parent.child(name.as_bytes(), What::Log)),
-            What::Promise(promise) => self.look_name(parent, name, |cid| {
+            What::Promise(promise) => self.look_name(parent, name, Resolver::cid, |cid| {
                 Ok(What::Arguments { promise: *promise, module: self.kernel.modules.get(&cid)?, texts: Vec::new() })
             }),
             What::Arguments { promise, module, texts } => match self.look_argument(*promise, module, texts, name) {
                 Ok(what) => Ok(parent.child(name.as_bytes(), what)),
-                // What is malformed is shown as a file that can't be opened and says why.
-                Err(error) if error.code == Code::Usage => Ok(parent.child(name.as_bytes(), What::Refused(error))),
+                // What is malformed, or named by a digest not known here, is shown as a file that can't be opened and
+                // says why.
+                Err(error) if matches!(error.code, Code::Usage | Code::Unavailable) => {
+                    Ok(parent.child(name.as_bytes(), What::Refused(error)))
+                }
                 Err(error) => Err(error),
             },
             _ => Err(Error::new(Code::UnknownName, format!("there is no {name:?} here"))),
         }
     }
 
-    /// A promise or module by CID, or a link by name.
-    fn look_name(&self, parent: &Node, name: &str, by_cid: impl FnOnce(Cid) -> Result<What>) -> Result<Node> {
+    /// A promise or module by CID; by name, or by another spelling of a CID, a link to it.
+    fn look_name(
+        &self,
+        parent: &Node,
+        name: &str,
+        resolve: impl FnOnce(&Resolver, &str) -> Result<Cid>,
+        by_cid: impl FnOnce(Cid) -> Result<What>,
+    ) -> Result<Node> {
+        if let Ok(cid) = name.parse() {
+            return Ok(parent.child(name.as_bytes(), by_cid(cid)?));
+        }
         let text = path::decode(name).map_err(|e| Error::caused(Code::Usage, e.to_string(), e))?;
-        let cid = match text.parse::<Cid>() {
-            Ok(cid) if name == text => return Ok(parent.child(name.as_bytes(), by_cid(cid)?)),
-            Ok(cid) => cid,
-            Err(_) => {
-                let target = self.kernel.names.get(&text);
-                target
-                    .as_ref()
-                    .and_then(cid_of)
-                    .ok_or_else(|| Error::new(Code::UnknownName, format!("there is no name {text:?}")))?
-            }
-        };
+        let cid = resolve(&self.resolver(), &text)?;
         Ok(parent.child(name.as_bytes(), What::Link(cid.to_string())))
     }
 
     fn look_argument(&self, promise: Cid, module: &Arc<Description>, texts: &[String], name: &str) -> Result<What> {
         if let Some(list) = name.strip_prefix('@').filter(|_| texts.is_empty()) {
-            let texts = stored_arguments(&self.kernel, list)?;
+            let cid = list_cid(&self.kernel, list)?;
+            if cid.to_string() != list {
+                return Ok(What::Link(format!("@{cid}")));
+            }
+            let texts = stored_arguments(&self.kernel, &cid)?;
             return self.look_call(promise, module, texts, 0, name);
         }
         let usage = |e: path::PathError| Error::caused(Code::Usage, e.to_string(), e);

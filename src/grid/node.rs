@@ -56,7 +56,7 @@ pub enum What {
         /// The arguments, decoded.
         texts: Vec<String>,
     },
-    /// A call that can't be: its arguments are malformed or of the wrong type. Opening it fails.
+    /// A call that can't be: its arguments are malformed, of the wrong type, or named by a digest not known here. Opening it fails.
     Refused(Error),
     /// A name: a symbolic link to what it stands for.
     Link(String),

@@ -1,5 +1,8 @@
 //! Requests carried out: the one way into a node for the command line, with or without a daemon.
 
+pub mod check;
+mod keep;
+mod rehash;
 mod request;
 pub mod wire;
 
@@ -7,15 +10,19 @@ use std::io::Read;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use gridfs_modules::manifest::ArgKind;
 use gridfs_modules::{MAX_WASM_BYTES, inspect};
-use gridfs_store::{Batch, Cid, Codec, Durability, Store, Target, Tree, cbor, extract, ingest};
+use gridfs_store::{
+    Algorithm, Batch, Cid, Codec, Digest, Durability, Lease, Store, Target, Tree, cbor, extract, ingest,
+};
 use tokio::sync::mpsc;
 
-pub use request::{Answer, ChangeRow, Event, ModuleRow, Progress, Request, Row, Source, Spelled, StatsRow, Word};
+pub use request::{
+    Answer, ChangeRow, CheckRow, CollectedRow, Event, FindingRow, ModuleRow, PinRow, Progress, RepairRow, Request, Row,
+    Source, Spelled, StatsRow, Word,
+};
 
 use crate::describe::Description;
 use crate::error::{Code, Error, Result};
@@ -23,6 +30,7 @@ use crate::module::Caller;
 use crate::names::{Change, check_name};
 use crate::node::Node;
 use crate::parms::Parms;
+use crate::pins;
 use crate::promise::Promise;
 use crate::receipt::cid_of;
 use crate::resolve::{Reach, Resolver};
@@ -61,7 +69,10 @@ impl Service {
         match request {
             Request::Ping => Ok(Answer::Pong { mount: self.mount.clone() }),
             Request::Stop => Err(Error::new(Code::NoDaemon, "no daemon runs")),
-            Request::Put { source, name } => self.put(source, name, input, events).await,
+            Request::Put { source, name, hash, force } => {
+                let read = if force { ingest::Read::All } else { ingest::Read::Changed };
+                self.put(source, name, Reading { hash, read }, input, events).await
+            }
             Request::Get { what, to } => self.get(&what, to, events).await,
             Request::Call(spelled) => self.call(&spelled, input, events).await,
             Request::Path(spelled) => self.path(&spelled, input, events).await,
@@ -72,7 +83,12 @@ impl Service {
             Request::Rollback { to } => self.rollback(&to),
             Request::AddModule { name } => self.add_module(name, input).await,
             Request::Modules => self.modules(),
-            Request::Stats => self.stats(),
+            Request::Stats => self.stats().await,
+            Request::Collect { dry_run } => self.collect(dry_run, events).await,
+            Request::Pin { what } => self.pin(&what).await,
+            Request::Unpin { what } => self.unpin(&what),
+            Request::Pins => self.pins(),
+            Request::Check { read_data, repair } => self.check(read_data, repair, events).await,
         }
     }
 
@@ -84,24 +100,34 @@ impl Service {
         &self,
         source: Source,
         name: Option<String>,
+        reading: Reading,
         input: Input,
         events: &mpsc::Sender<Event>,
     ) -> Result<Answer> {
         if let Some(name) = &name {
             check_name(name)?;
         }
-        let target = match self.inside_mount(&source) {
-            Some(path) => self.target(&path).await?,
-            None => store(self.node.kernel.store.clone(), source, input, events.clone()).await?,
+        let kernel = &self.node.kernel;
+        let (objects, events) = (kernel.store.clone(), events.clone());
+        let note = source_text(&source);
+        let inside = self.inside_mount(&source);
+        let stored = match (inside, reading.hash) {
+            (Some(path), None) => self.held(self.target(&path).await?),
+            (Some(path), Some(hash)) => rehash::rehash(objects, self.target(&path).await?, hash, events).await?,
+            (None, _) => self.put_with_room(source, reading, input, events).await?,
         };
-        if let Some(name) = &name {
-            self.node.kernel.names.change(&[(name.clone(), Some(target.clone()))])?;
+        let Stored { target, digest, lease: _kept } = stored;
+        match &name {
+            Some(name) => drop(kernel.names.change(&[(name.clone(), Some(target.clone()))])?),
+            // Without a name it is kept all the same: it was given to be kept.
+            None => pins::pin(&kernel.store, &cid_of(&target).expect("files and directories have a CID"), &note)?,
         }
-        Ok(Answer::Stored(row(name.unwrap_or_default(), &target)))
+        let alias = digest.map(|digest| digest.to_string());
+        Ok(Answer::Stored(Row { alias, ..row(name.unwrap_or_default(), &target) }))
     }
 
     async fn get(&self, what: &str, to: Option<PathBuf>, events: &mpsc::Sender<Event>) -> Result<Answer> {
-        let target = self.target(what).await?;
+        let Stored { target, lease: _kept, .. } = self.held(self.target(what).await?);
         match (&target, to) {
             (_, Some(to)) => write_out(self.node.kernel.store.clone(), target, to, events.clone()).await?,
             (Target::File { .. }, None) => self.send_data(&target, events).await?,
@@ -151,7 +177,7 @@ impl Service {
     }
 
     async fn call(&self, spelled: &Spelled, input: Input, events: &mpsc::Sender<Event>) -> Result<Answer> {
-        let (parms, _) = self.parms(spelled, input, events).await?;
+        let (parms, _, _kept) = self.parms(spelled, input, events).await?;
         let reply = self.node.kernel.call(Caller::default(), parms).await?;
         match &reply.result {
             Target::Directory { cid } => Ok(Answer::Rows(rows(&*self.node.kernel.store.tree(cid)?))),
@@ -163,7 +189,7 @@ impl Service {
     }
 
     async fn path(&self, spelled: &Spelled, input: Input, events: &mpsc::Sender<Event>) -> Result<Answer> {
-        let (parms, module) = self.parms(spelled, input, events).await?;
+        let (parms, module, _kept) = self.parms(spelled, input, events).await?;
         let required = module.required();
         let path = if parms.fits(required) {
             parms.path(required)
@@ -188,14 +214,14 @@ impl Service {
         spelled: &Spelled,
         input: Input,
         events: &mpsc::Sender<Event>,
-    ) -> Result<(Parms, Arc<Description>)> {
+    ) -> Result<(Parms, Arc<Description>, Vec<Lease>)> {
         let kernel = &self.node.kernel;
         let resolver = self.resolver();
-        let promise = resolver.cid(&spelled.promise)?;
+        let promise = resolver.promise(&spelled.promise)?;
         kernel.promise(&promise)?;
         let module = kernel.modules.get(&resolver.cid(&spelled.module)?)?;
         let mut input = Some(input);
-        let mut texts = Vec::new();
+        let (mut texts, mut kept) = (Vec::new(), Vec::new());
         for (index, word) in spelled.arguments.iter().enumerate() {
             let kind = module.argument(index).map(|argument| argument.kind);
             let is_object = matches!(kind, Some(ArgKind::Blob | ArgKind::Tree));
@@ -217,11 +243,14 @@ impl Service {
                 Source::Path(_) => Box::new(std::io::empty()),
                 Source::Stream => input.take().ok_or_else(|| Error::new(Code::Usage, "- can be given only once"))?,
             };
-            let target = store(kernel.store.clone(), source, stream, events.clone()).await?;
+            let reading = Reading { hash: None, read: ingest::Read::Changed };
+            let stored = self.put_with_room(source, reading, stream, events.clone()).await?;
+            let target = stored.target;
+            kept.push(stored.lease);
             texts.push(cid_of(&target).expect("files and directories have a CID").to_string());
         }
         let parms = resolver.parms(promise, &module, &texts).await?;
-        Ok((parms.expect("a resolver that may call resolves everything"), module))
+        Ok((parms.expect("a resolver that may call resolves everything"), module, kept))
     }
 
     fn show(&self, name: &str) -> Result<ModuleRow> {
@@ -245,16 +274,16 @@ impl Service {
 
     async fn add_module(&self, name: Option<String>, input: Input) -> Result<Answer> {
         let (kernel, engine) = (self.node.kernel.clone(), self.node.engine.clone());
-        let (target, own_name) = blocking(move || {
+        let (target, own_name, _kept) = blocking(move || {
             let mut wasm = Vec::new();
             let read = input.take(MAX_WASM_BYTES + 1).read_to_end(&mut wasm);
             read.map_err(|e| Error::caused(Code::General, "can't read the module", e))?;
             let manifest = inspect(&wasm).map_err(|e| Error::caused(Code::NotModule, e.to_string(), e))?;
             let mut batch = kernel.store.batch();
             let cid = batch.put_bytes(Codec::Raw, &wasm)?;
-            batch.commit(Durability::Durable)?;
+            let kept = batch.commit(Durability::Durable)?;
             crate::wasm::load(&engine, &kernel.store, &cid)?;
-            Ok((Target::File { cid, size_bytes: wasm.len() as u64, executable: false }, manifest.name))
+            Ok((Target::File { cid, size_bytes: wasm.len() as u64, executable: false }, manifest.name, kept))
         })
         .await?;
         let name = name.unwrap_or(own_name);
@@ -280,14 +309,17 @@ impl Service {
             }
             None => None,
         };
+        let _kept = match target.as_ref().and_then(cid_of) {
+            Some(cid) => Some(self.hold(&cid)?),
+            None => None,
+        };
         Ok(Answer::Root(names.change(&[(name, target)])?.to_string()))
     }
 
     fn name_log(&self, limit: usize) -> Result<Answer> {
         let names = &self.node.kernel.names;
         let row = |(cid, root): (Cid, crate::names::Root)| {
-            let time = jiff::Timestamp::from_millisecond(i64::try_from(root.time_ms).unwrap_or(i64::MAX));
-            let time = time.map_or_else(|_| "?".into(), |time| time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
+            let time = time_text(root.time_ms);
             let changes = names.diff(&root)?.iter().map(change_line).collect();
             Ok(ChangeRow { root: cid.to_string(), time, changes })
         };
@@ -298,48 +330,82 @@ impl Service {
         Ok(Answer::Root(self.node.kernel.names.rollback(&parse_root(to)?)?.to_string()))
     }
 
-    fn stats(&self) -> Result<Answer> {
-        let kernel = &self.node.kernel;
-        let stats = kernel.store.stats()?;
-        let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-        Ok(Answer::Stats(StatsRow {
-            objects: stats.objects,
-            chunks: stats.chunks,
-            memos: stats.memos,
-            names: kernel.names.table().entries().len() as u64,
-            plain_bytes: stats.plain_bytes,
-            stored_bytes: stats.stored_bytes,
-            disk_bytes: stats.disk_bytes,
-            calls: count(&kernel.counters.calls),
-            hits: count(&kernel.counters.hits),
-            runs: count(&kernel.counters.runs),
-            failures: count(&kernel.counters.failures),
-            running: kernel.running() as u64,
-        }))
+    async fn check(&self, read_data: bool, repair: bool, events: &mpsc::Sender<Event>) -> Result<Answer> {
+        let (node, events) = (self.node.clone(), events.clone());
+        blocking(move || {
+            let mut last = Instant::now();
+            let mut progress = |progress: gridfs_store::Progress| {
+                if last.elapsed() >= PROGRESS_EVERY {
+                    last = Instant::now();
+                    let gridfs_store::Progress { done_bytes, total_bytes } = progress;
+                    // Progress that finds no room is superseded by the next.
+                    let _ = events.try_send(Event::Checking { done_bytes, total_bytes });
+                }
+                if events.is_closed() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            };
+            let kernel = &node.kernel;
+            let checking = check::Checking { store: &kernel.store, home: &node.home, names: Some(&kernel.names) };
+            let row = if repair { checking.repair(&mut progress) } else { checking.run(read_data, &mut progress) };
+            Ok(Answer::Checked(row?))
+        })
+        .await
     }
 }
 
 /// Stores a file, a directory or a stream, durably.
-async fn store(store: Arc<Store>, source: Source, mut input: Input, events: mpsc::Sender<Event>) -> Result<Target> {
+async fn store(
+    store: Arc<Store>,
+    source: Source,
+    reading: Reading,
+    mut input: Input,
+    events: mpsc::Sender<Event>,
+) -> Result<Stored> {
     blocking(move || {
         let mut batch = store.batch();
+        if let Some(hash) = reading.hash {
+            batch.also_hash(hash);
+        }
         let target = match source {
-            Source::Path(path) => put_path(&mut batch, &path, events)?,
+            Source::Path(path) => put_path(&mut batch, &path, reading.read, events)?,
             Source::Stream => {
                 let mut counted = Counted { inner: &mut input, report: Report::new(events) };
                 let (cid, size_bytes) = batch.put_reader(Codec::Raw, &mut counted)?;
                 Target::File { cid, size_bytes, executable: false }
             }
         };
-        batch.commit(Durability::Durable)?;
-        Ok(target)
+        let digest = batch.digest().filter(|_| matches!(target, Target::File { .. }));
+        let lease = batch.commit(Durability::Durable)?;
+        Ok(Stored { target, digest, lease })
     })
     .await
 }
 
-fn put_path(batch: &mut Batch, path: &Path, events: mpsc::Sender<Event>) -> Result<Target> {
+/// How a put reads.
+#[derive(Clone, Copy)]
+struct Reading {
+    /// The second digest of each file, if one is wanted.
+    hash: Option<Algorithm>,
+    read: ingest::Read,
+}
+
+/// What was stored, kept from being collected until somebody names it.
+struct Stored {
+    target: Target,
+    /// The second digest of a single file.
+    digest: Option<Digest>,
+    lease: Lease,
+}
+
+fn source_text(source: &Source) -> String {
+    match source {
+        Source::Path(path) => path.display().to_string(),
+        Source::Stream => "standard input".into(),
+    }
+}
+
+fn put_path(batch: &mut Batch, path: &Path, read: ingest::Read, events: mpsc::Sender<Event>) -> Result<Target> {
     let mut report = Report::new(events);
-    let target = ingest::put_path(batch, path, &mut |event| match event {
+    let target = ingest::put_path(batch, path, read, &mut |event| match event {
         ingest::Event::Bytes(bytes) => report.add(0, bytes),
         ingest::Event::File(_) => report.add(1, 0),
         ingest::Event::Skipped { path, why } => report.note(format!("left out {}: {why}", path.display())),
@@ -365,6 +431,12 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
         Ok(result) => result,
         Err(_) => Err(Error::new(Code::General, "a worker thread died; see the daemon's log")),
     }
+}
+
+/// Milliseconds since 1970 as RFC 3339.
+fn time_text(time_ms: u64) -> String {
+    let time = jiff::Timestamp::from_millisecond(i64::try_from(time_ms).unwrap_or(i64::MAX));
+    time.map_or_else(|_| "?".into(), |time| time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
 }
 
 fn gone() -> Error {
@@ -437,7 +509,7 @@ fn row(name: String, target: &Target) -> Row {
         Target::Directory { .. } => ("directory", None),
         Target::Symlink { .. } => ("symlink", None),
     };
-    Row { name, kind: kind.into(), cid: cid_of(target).map(|cid| cid.to_string()), size_bytes }
+    Row { name, kind: kind.into(), cid: cid_of(target).map(|cid| cid.to_string()), size_bytes, alias: None }
 }
 
 fn change_line(change: &Change) -> String {

@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 
+use gridfs_store::Algorithm;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Code;
@@ -22,6 +23,10 @@ pub enum Request {
         source: Source,
         /// The name to give it.
         name: Option<String>,
+        /// The digest to compute of each file, so that it is known by that too.
+        hash: Option<Algorithm>,
+        /// Read all files, also those that look unchanged since an earlier put.
+        force: bool,
     },
     /// Read an object: as data, or to a new path.
     Get {
@@ -70,6 +75,30 @@ pub enum Request {
     Modules,
     /// Counts and sizes.
     Stats,
+    /// Remove what nothing needs.
+    Collect {
+        /// Only look.
+        dry_run: bool,
+    },
+    /// Keep an object although nothing names it.
+    Pin {
+        /// A CID, a name or a grid path.
+        what: String,
+    },
+    /// Keep it no longer.
+    Unpin {
+        /// A CID or a name.
+        what: String,
+    },
+    /// The pinned objects.
+    Pins,
+    /// Check the store for damage.
+    Check {
+        /// Read every byte.
+        read_data: bool,
+        /// Repair what can be repaired. Reads every byte.
+        repair: bool,
+    },
 }
 
 impl Request {
@@ -120,6 +149,15 @@ pub enum Event {
     Data(#[serde(with = "bytes")] Vec<u8>),
     /// How far it is.
     Progress(Progress),
+    /// How far a collection of garbage is, in words.
+    Collecting(String),
+    /// How much of the store has been checked.
+    Checking {
+        /// Bytes of packs gone through.
+        done_bytes: u64,
+        /// Bytes of all packs.
+        total_bytes: u64,
+    },
     /// Something the user should know.
     Note(String),
     /// The end: it worked.
@@ -166,6 +204,44 @@ pub enum Answer {
     Path(String),
     /// Counts.
     Stats(StatsRow),
+    /// What a collection did, or would do.
+    Collected(CollectedRow),
+    /// Pinned objects.
+    Pins(Vec<PinRow>),
+    /// What a check found.
+    Checked(CheckRow),
+}
+
+/// What a collection of garbage did, or would do.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub struct CollectedRow {
+    /// Nothing was changed.
+    pub dry_run: bool,
+    /// Chunks and objects kept.
+    pub live: u64,
+    /// Chunks and objects that nothing needs.
+    pub dead: u64,
+    /// Remembered results and aliases let go.
+    pub forgotten: u64,
+    /// Packs rewritten or removed.
+    pub packs: u64,
+    /// Bytes given back.
+    pub freed_bytes: u64,
+    /// Bytes of all packs afterwards.
+    pub stored_bytes: u64,
+    /// Packs left alone because they are damaged.
+    pub damaged_packs: u64,
+}
+
+/// A pinned object.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct PinRow {
+    /// Its CID.
+    pub cid: String,
+    /// When it was pinned, RFC 3339.
+    pub time: String,
+    /// Where it came from.
+    pub note: String,
 }
 
 /// A name and what it stands for.
@@ -179,6 +255,9 @@ pub struct Row {
     pub cid: Option<String>,
     /// Size of a file.
     pub size_bytes: Option<u64>,
+    /// The CID by another digest, of a file put with one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub alias: Option<String>,
 }
 
 /// One state of the symbol table.
@@ -218,7 +297,7 @@ pub struct StatsRow {
     pub objects: u64,
     /// Distinct chunks.
     pub chunks: u64,
-    /// Remembered results.
+    /// Remembered results, and aliases.
     pub memos: u64,
     /// Names.
     pub names: u64,
@@ -228,6 +307,18 @@ pub struct StatsRow {
     pub stored_bytes: u64,
     /// Bytes of packs and index on disk.
     pub disk_bytes: u64,
+    /// The quota on bytes of packs.
+    pub quota_bytes: Option<u64>,
+    /// Pinned objects.
+    pub pins: u64,
+    /// Files that names and pins stand for, each counted as often as it is met.
+    pub files: u64,
+    /// Their bytes.
+    pub file_bytes: u64,
+    /// Bytes of packs that hold what is needed.
+    pub live_bytes: u64,
+    /// Bytes that a collection of garbage would give back, about.
+    pub collectable_bytes: u64,
     /// Calls since this process started.
     pub calls: u64,
     /// Of these, answered from memory of earlier ones.
@@ -238,6 +329,55 @@ pub struct StatsRow {
     pub failures: u64,
     /// Evaluations under way.
     pub running: u64,
+}
+
+/// What a check found.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct CheckRow {
+    /// What was wrong.
+    pub findings: Vec<FindingRow>,
+    /// Packs gone through.
+    pub packs: u64,
+    /// Bytes of these.
+    pub stored_bytes: u64,
+    /// Objects reached from the names.
+    pub reached: u64,
+    /// Whether every byte was read.
+    pub read_data: bool,
+    /// What was done about it, if that was asked for and there was anything to do.
+    pub repaired: Option<RepairRow>,
+}
+
+/// What a repair did.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct RepairRow {
+    /// Damaged packs under their new names.
+    pub set_aside: Vec<PathBuf>,
+    /// What is wrong still.
+    pub left: Vec<FindingRow>,
+}
+
+/// One thing that is wrong in the store.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct FindingRow {
+    /// `error`: something can't be read; `warning`: nothing is lost by it.
+    pub level: String,
+    /// The file it is in, if it is in one.
+    pub file: Option<PathBuf>,
+    /// Where in the file.
+    pub offset: Option<u64>,
+    /// What is wrong.
+    pub what: String,
+    /// Chunks and objects lost.
+    pub lost: u64,
+    /// Remembered results lost.
+    pub lost_results: u64,
+    /// Names and paths that it belongs to, or CIDs where there are none.
+    pub belongs_to: Vec<String>,
+    /// Paths beyond these.
+    pub more: u64,
+    /// All of it in one line.
+    pub text: String,
 }
 
 /// CBOR byte strings for `Vec<u8>`.

@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use crate::batch::Batch;
 use crate::chunker::Chunker;
 use crate::cid::{Cid, Codec};
+use crate::digest::Hasher;
 use crate::error::Error;
 use crate::hash::Hash;
 use crate::manifest::{self, Builder};
@@ -21,12 +22,17 @@ pub struct BlobWriter {
     long: Option<Long>,
     size_bytes: u64,
     fan_out: usize,
+    /// Another digest of the content, on its way.
+    also: Option<Hasher>,
 }
 
 struct Long {
     hasher: blake3::Hasher,
-    manifest: Builder,
+    parts: Parts,
 }
+
+/// The chunks of an object that is hashed as a whole by somebody else.
+pub(crate) struct Parts(Builder);
 
 impl Default for BlobWriter {
     fn default() -> BlobWriter {
@@ -42,7 +48,12 @@ impl BlobWriter {
 
     pub(crate) fn over(codec: Codec, mut chunker: Chunker, fan_out: usize) -> BlobWriter {
         chunker.reset();
-        BlobWriter { codec, chunker, long: None, size_bytes: 0, fan_out }
+        BlobWriter { codec, chunker, long: None, size_bytes: 0, fan_out, also: None }
+    }
+
+    /// Feeds `also` with all that is written, and makes its digest an alias.
+    pub(crate) fn also(self, also: Option<Hasher>) -> BlobWriter {
+        BlobWriter { also, ..self }
     }
 
     /// Bytes written so far.
@@ -85,6 +96,7 @@ impl BlobWriter {
 
     fn store_chunks(&mut self, batch: &mut Batch) -> Result<(), Error> {
         while let Some(chunk) = self.chunker.next(false) {
+            update(&mut self.also, chunk);
             let long = self.long.get_or_insert_with(|| Long::new(self.fan_out));
             long.add(batch, self.codec, chunk)?;
         }
@@ -99,6 +111,7 @@ impl BlobWriter {
     /// As `finish`, and gives the buffer back.
     pub(crate) fn finish_keeping(mut self, batch: &mut Batch) -> Result<(Cid, u64, Chunker), Error> {
         let first = self.chunker.next(true).unwrap_or_default();
+        update(&mut self.also, first);
         let one_chunk = self.long.is_none() && first.len() as u64 == self.size_bytes;
         let hash = if one_chunk {
             batch.put_chunk(class_of(self.codec), first, true)?
@@ -108,31 +121,60 @@ impl BlobWriter {
                 long.add(batch, self.codec, first)?;
             }
             while let Some(chunk) = self.chunker.next(true) {
+                update(&mut self.also, chunk);
                 long.add(batch, self.codec, chunk)?;
             }
             long.finish(batch)?
         };
-        Ok((Cid { codec: self.codec, hash }, self.size_bytes, self.chunker))
+        let cid = Cid { codec: self.codec, hash };
+        if let Some(also) = self.also {
+            batch.put_alias(also.finish(), &cid)?;
+        }
+        Ok((cid, self.size_bytes, self.chunker))
     }
 }
 
 impl Long {
     fn new(fan_out: usize) -> Long {
-        Long { hasher: blake3::Hasher::new(), manifest: Builder::new(fan_out) }
+        Long { hasher: blake3::Hasher::new(), parts: Parts(Builder::new(fan_out)) }
     }
 
     fn add(&mut self, batch: &mut Batch, codec: Codec, chunk: &[u8]) -> Result<(), Error> {
         self.hasher.update(chunk);
-        let hash = batch.put_chunk(class_of(codec), chunk, false)?;
-        let mut store = |node: &[u8]| batch.put_chunk(Class::Meta, node, false);
-        self.manifest.push(&hash, chunk.len() as u64, &mut store)
+        self.parts.add(batch, codec, chunk)
     }
 
     fn finish(self, batch: &mut Batch) -> Result<Hash, Error> {
-        let root = self.manifest.finish(&mut |node: &[u8]| batch.put_chunk(Class::Meta, node, false))?;
         let hash = self.hasher.finalize().into();
-        batch.put_manifest(&hash, &root)?;
+        self.parts.finish(batch, &hash)?;
         Ok(hash)
+    }
+}
+
+impl Default for Parts {
+    fn default() -> Parts {
+        Parts(Builder::new(manifest::FAN_OUT))
+    }
+}
+
+impl Parts {
+    /// Stores the next chunk.
+    pub fn add(&mut self, batch: &mut Batch, codec: Codec, chunk: &[u8]) -> Result<(), Error> {
+        let hash = batch.put_chunk(class_of(codec), chunk, false)?;
+        let mut store = |node: &[u8]| batch.put_chunk(Class::Meta, node, false);
+        self.0.push(&hash, chunk.len() as u64, &mut store)
+    }
+
+    /// Stores the manifest of `object`, which has one chunk at least.
+    pub fn finish(self, batch: &mut Batch, object: &Hash) -> Result<(), Error> {
+        let root = self.0.finish(&mut |node: &[u8]| batch.put_chunk(Class::Meta, node, false))?;
+        batch.put_manifest(object, &root)
+    }
+}
+
+fn update(also: &mut Option<Hasher>, chunk: &[u8]) {
+    if let Some(also) = also {
+        also.update(chunk);
     }
 }
 

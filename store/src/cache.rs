@@ -61,6 +61,17 @@ impl<K: Hash + Eq + Copy, V: Clone> Cache<K, V> {
         inner.slots.insert(key, Slot { value, weight, used });
     }
 
+    pub fn remove(&self, key: &K) {
+        self.lock().remove(key);
+    }
+
+    pub fn clear(&self) {
+        let mut inner = self.lock();
+        inner.slots.clear();
+        inner.order.clear();
+        inner.weight = 0;
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner<K, V>> {
         self.inner.lock().expect("no code that can panic runs under this lock")
     }

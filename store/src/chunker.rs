@@ -54,7 +54,7 @@ impl Chunker {
             return None;
         }
         let start = self.start;
-        self.start = cut(&self.buffer, start);
+        self.start += cut(&self.buffer[start..]);
         Some(&self.buffer[start..self.start])
     }
 
@@ -70,13 +70,13 @@ impl Chunker {
     }
 }
 
-fn cut(source: &[u8], start: usize) -> usize {
-    let waiting = source.len() - start;
-    if waiting <= MIN_BYTES {
+/// Length of the first chunk of `source`, which holds `MAX_BYTES` or all that there is.
+pub fn cut(source: &[u8]) -> usize {
+    if source.len() <= MIN_BYTES {
         return source.len();
     }
     let cdc = FastCDC::with_level(source, MIN_BYTES, AVG_BYTES, MAX_BYTES, Normalization::Level1);
-    cdc.cut(start, waiting).1
+    cdc.cut(0, source.len()).1
 }
 
 #[cfg(test)]

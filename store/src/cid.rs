@@ -2,7 +2,7 @@
 //!
 //! A CID here is always version 1, one of two codecs, and a BLAKE3-256 multihash; its one text form is
 //! multibase base32 lower case (59 characters). Everything else is refused with its reason, so that equal
-//! content has exactly one name. Aliases for other multihashes belong to the layers above.
+//! content has exactly one name. [`crate::AnyCid`] takes in what is spelled otherwise.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,7 +14,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::cbor::Bytes;
 use crate::hash::Hash;
 
-const BLAKE3_256: u64 = 0x1e;
+/// The multihash code.
+pub(crate) const BLAKE3_256: u64 = 0x1e;
 const DIGEST_BYTES: u8 = 32;
 /// CBOR tag of an IPLD link (DAG-CBOR specification, "Links").
 const LINK_TAG: u64 = 42;
@@ -66,12 +67,25 @@ pub enum CidError {
     /// A multihash other than BLAKE3-256.
     #[error("CID multihash {0:#x} is not supported; only BLAKE3-256 (0x1e) is")]
     Multihash(u64),
-    /// A BLAKE3 digest that is not 32 bytes long.
-    #[error("CID digest has {0} bytes; BLAKE3-256 has 32")]
+    /// A multihash that is neither BLAKE3-256 nor a digest that files can have besides.
+    #[error("CID multihash {0:#x} is not supported; BLAKE3-256 (0x1e), sha2-256 (0x12) and sha3-256 (0x16) are")]
+    Digest(u64),
+    /// SHA-2 or SHA-3 of something else than a file's content.
+    #[error("CID codec {0:#x} is not supported with sha2-256 and sha3-256; only raw (0x55), a file's content, is")]
+    NotContent(u64),
+    /// A digest that is not 32 bytes long.
+    #[error("CID digest has {0} bytes; those supported have 32")]
     DigestLength(usize),
     /// A CID, but not in its one canonical form.
     #[error("not the canonical form of this CID, which is {0}")]
     NotCanonical(Cid),
+}
+
+impl CidError {
+    /// Whether the text or bytes are nothing like a CID.
+    pub fn is_no_cid(&self) -> bool {
+        matches!(self, CidError::Malformed(_) | CidError::UnknownVersion)
+    }
 }
 
 impl Cid {
@@ -98,7 +112,7 @@ impl Cid {
         }
     }
 
-    fn from_parsed(parsed: &cid::Cid) -> Result<Cid, CidError> {
+    pub(crate) fn from_parsed(parsed: &cid::Cid) -> Result<Cid, CidError> {
         if parsed.version() != cid::Version::V1 {
             return Err(CidError::Version(parsed.version().into()));
         }
@@ -121,7 +135,7 @@ impl Cid {
     }
 }
 
-fn malformed(error: cid::Error) -> CidError {
+pub(crate) fn malformed(error: cid::Error) -> CidError {
     match error {
         cid::Error::InvalidCidVersion => CidError::UnknownVersion,
         other => CidError::Malformed(other.to_string()),

@@ -16,6 +16,12 @@ use crate::tree::TreeError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// A digest algorithm that nobody here computes.
+    #[error("{text:?} is no digest known here; sha2-256 and sha3-256 are")]
+    Algorithm {
+        /// What was asked for.
+        text: String,
+    },
     /// Another process has the store open.
     #[error("the store is in use by another process (lock {}); stop it, or go through it", path.display())]
     Locked {
@@ -49,8 +55,25 @@ pub enum Error {
         /// Free bytes there are.
         free_bytes: u64,
     },
+    /// The store may not grow further.
+    #[error(
+        "the store holds {stored_bytes} bytes and may hold {quota_bytes}: {needed_bytes} more don't fit; \
+         free some space, or raise the quota"
+    )]
+    Quota {
+        /// Bytes of all packs.
+        stored_bytes: u64,
+        /// The limit.
+        quota_bytes: u64,
+        /// Bytes that were to be written next.
+        needed_bytes: u64,
+    },
     /// A record on disk is damaged.
-    #[error("{} is damaged at offset {offset}: {what}; restore the file, or put the object again after a repair", pack.display())]
+    #[error(
+        "{} is damaged at offset {offset}: {what}; `gridfs fsck` says what is lost, and `gridfs fsck --repair` \
+         makes room for it to be put again",
+        pack.display()
+    )]
     Corrupt {
         /// The pack file.
         pack: PathBuf,
@@ -66,7 +89,9 @@ pub enum Error {
         cid: Cid,
     },
     /// An object's manifest is there but one of its chunks is not.
-    #[error("object {object} is damaged: its chunk {chunk} is gone; restore the packs, or fetch the object again")]
+    #[error(
+        "object {object} is damaged: its chunk {chunk} is gone; put the object again; `gridfs fsck` says what it is"
+    )]
     Missing {
         /// Hash of the object.
         object: Hash,
@@ -74,7 +99,7 @@ pub enum Error {
         chunk: Hash,
     },
     /// An object's manifest makes no sense.
-    #[error("object {object} is damaged: its manifest {what}; restore the packs, or fetch the object again")]
+    #[error("object {object} is damaged: its manifest {what}; `gridfs fsck` says what it belongs to")]
     Manifest {
         /// Hash of the object.
         object: Hash,
@@ -82,7 +107,7 @@ pub enum Error {
         what: &'static str,
     },
     /// The bytes of an object do not hash to its name.
-    #[error("{cid} is damaged: its bytes hash to {found}; restore the packs, or fetch the object again")]
+    #[error("{cid} is damaged: its bytes hash to {found}; `gridfs fsck` says what it belongs to")]
     Mismatch {
         /// The name.
         cid: Cid,
@@ -116,6 +141,12 @@ pub enum Error {
         #[source]
         cause: Arc<Error>,
     },
+    /// A collection ended in a panic.
+    #[error("an earlier collection of garbage failed badly; open the store again")]
+    CollectionFailed,
+    /// A batch that is open found more than a lease remembers.
+    #[error("a large put is under way; collect garbage when it is done")]
+    LargePutUnderWay,
     /// An earlier write of this batch failed, so it can't be committed.
     #[error("an earlier write of this batch failed; start a new batch")]
     BatchFailed,
@@ -129,7 +160,7 @@ pub enum Error {
     },
     /// The index failed. It can be deleted and is rebuilt at the next open.
     #[error("the index failed; close the store and open it again, which rebuilds the index if it must")]
-    Index(#[from] sled::Error),
+    Index(#[from] redb::Error),
     /// The index panicked or holds values it can't hold.
     #[error("the index is broken ({what}); close the store, delete its index directory, and open it again")]
     IndexBroken {
@@ -168,6 +199,9 @@ pub enum Error {
         /// What it is.
         what: &'static str,
     },
+    /// The operating system gave no thread.
+    #[error("can't start a thread; end other programs, or raise the limit on processes, and try again")]
+    Thread(#[source] io::Error),
     /// The caller's observer asked to stop.
     #[error("cancelled")]
     Cancelled,

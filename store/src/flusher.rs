@@ -1,13 +1,15 @@
-//! A thread that makes lazy commits durable within about a second.
+//! A thread that makes lazy commits durable within about a second, and brings the index's file up to date now and then.
 
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use crate::index::Index;
 use crate::writer::Writer;
 
-const PERIOD: Duration = Duration::from_millis(800);
+/// Periods between two flushes of the index: what a crash leaves to replay.
+const INDEX_PERIODS: u32 = 16;
 
 /// The running thread.
 pub struct Flusher {
@@ -17,11 +19,18 @@ pub struct Flusher {
 }
 
 impl Flusher {
-    pub fn start(writer: Arc<Writer>) -> Flusher {
+    /// Lazy commits wait for at most `lazy_for`.
+    pub fn start(writer: Arc<Writer>, index: Arc<Index>, lazy_for: Duration) -> Flusher {
         let (alive, ended) = mpsc::channel::<()>();
         let work = move || {
-            while ended.recv_timeout(PERIOD) == Err(RecvTimeoutError::Timeout) {
+            for period in 1u32.. {
+                if ended.recv_timeout(lazy_for) != Err(RecvTimeoutError::Timeout) {
+                    return;
+                }
                 flush(&writer);
+                if period.is_multiple_of(INDEX_PERIODS) {
+                    flush_index(&index);
+                }
             }
         };
         let spawned = thread::Builder::new().name("gridfs-flush".into()).spawn(work);
@@ -45,5 +54,11 @@ fn flush(writer: &Writer) {
     }
     if let Err(error) = writer.sync() {
         tracing::warn!(error = &error as &dyn std::error::Error, "making lazy commits durable");
+    }
+}
+
+fn flush_index(index: &Index) {
+    if let Err(error) = index.flush() {
+        tracing::warn!(error = &error as &dyn std::error::Error, "writing the index's file");
     }
 }

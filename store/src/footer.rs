@@ -24,6 +24,15 @@ pub fn encode(pack: &PackFile, end: u64) -> Result<Vec<u8>, Error> {
     Ok(record::encode_plain(Kind::Footer, &body))
 }
 
+/// The offsets in a footer's body.
+pub fn offsets(body: &[u8]) -> Option<Vec<u32>> {
+    let (list, trailer) = body.split_at_checked(body.len().checked_sub(TRAILER_BYTES as usize)?)?;
+    let (offsets, rest) = list.as_chunks::<4>();
+    let count = u32::from_le_bytes(*trailer.first_chunk()?) as usize;
+    let whole = rest.is_empty() && offsets.len() == count && trailer[4..] == MAGIC;
+    whole.then(|| offsets.iter().map(|offset| u32::from_le_bytes(*offset)).collect())
+}
+
 /// Whether the pack ends with a valid footer.
 pub fn is_sealed(pack: &PackFile) -> Result<bool, Error> {
     let size_bytes = pack.size_bytes()?;
@@ -44,24 +53,28 @@ pub fn is_sealed(pack: &PackFile) -> Result<bool, Error> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::disk::Files;
     use crate::hash::Hash;
-    use crate::pack::{Class, Packs};
+    use crate::pack::{Class, Packs, Room};
     use crate::record::Draft;
 
     #[test]
     fn golden_footer() {
         let dir = tempfile::tempdir().unwrap();
-        let pack = Packs::open(dir.path().into()).unwrap().create(Class::Data).unwrap();
+        let pack = Packs::open(Arc::new(Files::new(dir.path().into()))).unwrap().create(Class::Data).unwrap();
         let mut draft = Draft::default();
         draft.push(&Hash::of(b"abc"), true, b"abc");
-        let record = draft.encode(Kind::Chunks);
-        pack.append(24, &record).unwrap();
-        pack.append(24 + 63, &record).unwrap();
+        let record = draft.seal(Kind::Chunks).parts().concat();
+        pack.append(24, &record, Room::Plenty).unwrap();
+        pack.append(24 + 63, &record, Room::Plenty).unwrap();
         assert!(!is_sealed(&pack).unwrap());
         let footer = encode(&pack, 24 + 126).unwrap();
         assert_eq!(footer[24..], *b"\x18\0\0\0\x57\0\0\0\x02\0\0\0gEnd");
-        pack.append(24 + 126, &footer).unwrap();
+        assert_eq!((offsets(&footer[24..]), offsets(&footer[28..])), (Some(vec![24, 24 + 63]), None));
+        pack.append(24 + 126, &footer, Room::Plenty).unwrap();
         assert!(is_sealed(&pack).unwrap());
         pack.truncate(24 + 126 + footer.len() as u64 - 1).unwrap();
         assert!(!is_sealed(&pack).unwrap());

@@ -3,24 +3,36 @@
 //! Below the path given, symlinks are kept and never followed: every step is relative to an open directory,
 //! so a directory renamed or replaced meanwhile can't lead outside. What is neither file, directory nor
 //! symlink is skipped and reported. Small files go to the packs in directory order, sorted by name.
+//!
+//! A thread of its own reads ahead (`scan`), at most `AHEAD` parcels; the caller's thread hashes, looks up
+//! what is stored already and makes groups, which the press compresses. All that is observable happens in the order
+//! of the walk, on the caller's thread. What was put before and has not changed is not read (`stat_cache`).
 
-use std::ffi::{CStr, CString};
-use std::fs::File;
+use std::ffi::OsStr;
 use std::ops::ControlFlow;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::sync_channel;
+use std::thread;
 
-use rustix::fs::{self, CWD, Dir, FileType, Mode, OFlags, Stat};
-use rustix::io::Errno;
+use rustix::fs::{self, CWD, FileType, Mode, Stat};
 
 use crate::batch::Batch;
-use crate::cid::Codec;
+use crate::blob::Parts;
+use crate::cid::{Cid, Codec};
+use crate::digest::Hasher;
 use crate::error::Error;
+use crate::hash::Hash;
+use crate::pack::Class;
+use crate::scan::{Content, PARCEL_BYTES, Parcel, READ, Scan, Step};
+use crate::stat_cache::{self, Memory, Record};
 use crate::tree::{Target, Tree, TreeEntry};
 
 /// Directories nested deeper are refused.
 pub const MAX_DEPTH: usize = 256;
+/// Parcels read ahead.
+const AHEAD: usize = 3;
 
 /// What happens during a walk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +50,16 @@ pub enum Event<'a> {
     },
 }
 
+/// Which files are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Read {
+    /// Of a directory put before, those whose size, times, inode or executable bit have changed since, and those
+    /// that had changed within two seconds before that put.
+    Changed,
+    /// All.
+    All,
+}
+
 /// Stores what lies at `path`: a file or, with all that is in it, a directory. If `path` itself is a symlink
 /// it is followed.
 ///
@@ -47,116 +69,249 @@ pub enum Event<'a> {
 pub fn put_path(
     batch: &mut Batch,
     path: &Path,
+    read: Read,
     observe: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
 ) -> Result<Target, Error> {
-    let mut walk = Walk { batch, observe, path: path.to_owned(), depth: 0 };
-    let fd = fs::openat(CWD, path, READ, Mode::empty()).map_err(Error::io("open", path))?;
-    match walk.opened(fd)? {
-        Ok(target) => Ok(target),
-        Err(what) => Err(Error::NotStorable { path: path.to_owned(), what }),
+    // A second digest takes the bytes.
+    let read = if batch.also_hasher().is_some() { Read::All } else { read };
+    match put_once(batch, path, read, observe)? {
+        Some(target) => Ok(target),
+        // What was remembered is not in the store any more. That is rare: so everything is read.
+        None => Ok(put_once(batch, path, Read::All, observe)?.expect("without a memory nothing in it can be gone")),
     }
 }
 
-/// Opening must not wait for the other end of a fifo.
-const READ: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
+/// `None` if an object that was remembered is gone.
+fn put_once(
+    batch: &mut Batch,
+    path: &Path,
+    read: Read,
+    observe: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+) -> Result<Option<Target>, Error> {
+    let started_s = stat_cache::now_s();
+    let fd = fs::openat(CWD, path, READ, Mode::empty()).map_err(Error::io("open", path))?;
+    let stat = fs::fstat(&fd).map_err(Error::io("look at", path))?;
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    let place = match kind {
+        // A directory that has lost its path since it was opened is not remembered.
+        FileType::Directory => stat_cache::place(batch.store().dir(), path).ok(),
+        _ => None,
+    };
+    let memory = place.as_deref().filter(|_| read == Read::Changed).and_then(Memory::open);
+    let record = place.and_then(|place| Record::create(&place).ok());
+    let path = path.to_owned();
+    let (parts, also, root) = (None, None, None);
+    let mut intake = Intake { batch, observe, path, started_s, open: Vec::new(), parts, also, record, root };
+    let outcome = match kind == FileType::RegularFile && stat.st_size < PARCEL_BYTES as i64 {
+        // It is read at once: a thread would take longer to start.
+        true => intake.take_all(fd, &stat),
+        false => intake.take_ahead(fd, &stat, memory),
+    };
+    match outcome {
+        Ok(()) => intake.finish().map(Some),
+        Err(Halt::Gone) => Ok(None),
+        Err(Halt::Failed(error)) => Err(error),
+    }
+}
 
-struct Walk<'a> {
+/// Why a walk ends early.
+enum Halt {
+    /// An object that was remembered is not in the store.
+    Gone,
+    Failed(Error),
+}
+
+impl From<Error> for Halt {
+    fn from(error: Error) -> Halt {
+        Halt::Failed(error)
+    }
+}
+
+/// Where the steps of a scan go.
+struct Intake<'a> {
     batch: &'a mut Batch,
     observe: &'a mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
-    /// Where the walk is, for messages.
+    /// Where the walk is, for events and messages.
     path: PathBuf,
-    depth: usize,
+    /// Seconds since 1970.
+    started_s: i64,
+    /// What is known of the directories that it is in.
+    open: Vec<Open>,
+    /// Of a file of several chunks.
+    parts: Option<Parts>,
+    /// Another digest of its content.
+    also: Option<Hasher>,
+    /// What is to be remembered; `None` when that has failed.
+    record: Option<Record>,
+    /// Where the walk began, once that is stored.
+    root: Option<Target>,
 }
 
-/// A target, or what kind of thing it is that can't be stored.
-type Stored = Result<Target, &'static str>;
+struct Open {
+    name: Vec<u8>,
+    entries: Vec<TreeEntry>,
+}
 
-impl Walk<'_> {
-    fn opened(&mut self, fd: OwnedFd) -> Result<Stored, Error> {
-        let stat = fs::fstat(&fd).map_err(Error::io("look at", &self.path))?;
-        match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => self.file(fd, &stat).map(Ok),
-            FileType::Directory => self.directory(fd).map(Ok),
-            other => Ok(Err(name_of(other))),
-        }
-    }
-
-    fn file(&mut self, fd: OwnedFd, stat: &Stat) -> Result<Target, Error> {
-        let mut file = File::from(fd);
-        let hint = usize::try_from(stat.st_size).unwrap_or(0);
-        let observe = &mut *self.observe;
-        let put = self.batch.put_sized(Codec::Raw, &mut file, hint, &mut |bytes| observe(Event::Bytes(bytes)));
-        let (cid, size_bytes) = put.map_err(|error| match error {
-            Error::Source(source) => Error::Io { op: "read", path: self.path.clone(), source },
-            other => other,
-        })?;
-        go_on((self.observe)(Event::File(&self.path)))?;
-        Ok(Target::File { cid, size_bytes, executable: stat.st_mode & 0o111 != 0 })
-    }
-
-    fn directory(&mut self, fd: OwnedFd) -> Result<Target, Error> {
-        if self.depth == MAX_DEPTH {
-            return Err(Error::TooDeep { path: self.path.clone(), max_depth: MAX_DEPTH });
-        }
-        self.depth += 1;
-        let mut entries = Vec::new();
-        for (name, kind) in self.names(&fd)? {
-            self.path.push(std::ffi::OsStr::from_bytes(name.as_bytes()));
-            match self.entry(fd.as_fd(), &name, kind)? {
-                Ok(target) => entries.push(TreeEntry { name: name.into_bytes(), target }),
-                Err(why) => go_on((self.observe)(Event::Skipped { path: &self.path, why }))?,
-            }
-            self.path.pop();
-        }
-        self.depth -= 1;
-        let tree = Tree::new(entries).map_err(|source| Error::Directory { path: self.path.clone(), source })?;
-        Ok(Target::Directory { cid: self.batch.put_tree(&tree)? })
-    }
-
-    fn names(&self, fd: &OwnedFd) -> Result<Vec<(CString, FileType)>, Error> {
-        let list = || -> Result<Vec<(CString, FileType)>, Errno> {
-            let mut names = Vec::new();
-            for entry in Dir::read_from(fd)? {
-                let entry = entry?;
-                let name = entry.file_name().to_owned();
-                if name.as_bytes() != b"." && name.as_bytes() != b".." {
-                    names.push((name, entry.file_type()));
-                }
-            }
-            names.sort_by(|a, b| a.0.cmp(&b.0));
-            Ok(names)
+impl Intake<'_> {
+    fn take_all(&mut self, fd: OwnedFd, stat: &Stat) -> Result<(), Halt> {
+        let mut outcome = Ok(());
+        let path = self.path.clone();
+        let mut deliver = |mut parcel: Parcel| {
+            outcome = self.take(&mut parcel);
+            outcome.is_ok().then_some(parcel)
         };
-        list().map_err(Error::io("list", &self.path))
+        Scan::new(path, None, &mut deliver).run(fd, stat);
+        outcome
     }
 
-    /// Opens only what the directory says is a file or a directory: opening a device can do things.
-    fn entry(&mut self, dir: BorrowedFd<'_>, name: &CStr, kind: FileType) -> Result<Stored, Error> {
-        match kind {
-            FileType::RegularFile | FileType::Directory | FileType::Unknown => {}
-            FileType::Symlink => return self.symlink(dir, name),
-            other => return Ok(Err(name_of(other))),
+    fn take_ahead(&mut self, fd: OwnedFd, stat: &Stat, memory: Option<Memory>) -> Result<(), Halt> {
+        let (full, parcels) = sync_channel::<Parcel>(AHEAD);
+        let (empty, spares) = sync_channel::<Parcel>(AHEAD + 2);
+        let path = self.path.clone();
+        let scan = move || {
+            let mut deliver = |parcel| {
+                full.send(parcel).ok()?;
+                Some(spares.try_recv().unwrap_or_default())
+            };
+            Scan::new(path, memory, &mut deliver).run(fd, stat);
+        };
+        thread::scope(|scope| {
+            let started = thread::Builder::new().name("gridfs-scan".into()).spawn_scoped(scope, scan);
+            started.map_err(Error::Thread)?;
+            for mut parcel in parcels {
+                self.take(&mut parcel)?;
+                // There is room for all that there are; after the end of the scan nobody wants them.
+                let _ = empty.try_send(parcel);
+            }
+            Ok(())
+        })
+    }
+
+    fn take(&mut self, parcel: &mut Parcel) -> Result<(), Halt> {
+        for step in std::mem::take(&mut parcel.steps) {
+            match step {
+                Step::Enter { name } => self.enter(name),
+                Step::Leave => self.leave()?,
+                Step::Chunk(range) => self.chunk(parcel.bytes(range))?,
+                Step::File { name, content, size_bytes, facts } => {
+                    self.descend(&name);
+                    let hash = self.content(content, parcel)?;
+                    go_on((self.observe)(Event::File(&self.path)))?;
+                    if facts.settled(self.started_s) {
+                        self.remember(|record| record.file(&name, &facts, &hash));
+                    }
+                    let (cid, executable) = (Cid { codec: Codec::Raw, hash }, facts.executable);
+                    self.done(name, Target::File { cid, size_bytes, executable });
+                }
+                Step::Symlink { name, target } => {
+                    self.descend(&name);
+                    self.done(name, Target::Symlink { target });
+                }
+                Step::Other { name, what } => self.skip(&name, what)?,
+                Step::Failed(error) => return Err(error.into()),
+            }
         }
-        match fs::openat(dir, name, READ | OFlags::NOFOLLOW, Mode::empty()) {
-            Ok(fd) => self.opened(fd),
-            Err(Errno::LOOP) => self.symlink(dir, name),
-            // A socket, or a device without a driver, met by its name only.
-            Err(Errno::NXIO | Errno::NODEV) => Ok(Err("special file")),
-            Err(error) => Err(Error::io("open", &self.path)(error)),
+        Ok(())
+    }
+
+    /// Names what was stored, and leaves what is to be remembered to the batch.
+    fn finish(self) -> Result<Target, Error> {
+        if let Some(unfinished) = self.record.and_then(|record| record.finish().ok()) {
+            self.batch.publish_after_commit(unfinished);
+        }
+        Ok(self.root.expect("a walk that did not fail ends with what it began with"))
+    }
+
+    fn remember(&mut self, write: impl FnOnce(&mut Record) -> std::io::Result<()>) {
+        if self.record.as_mut().is_some_and(|record| write(record).is_err()) {
+            self.record = None;
         }
     }
 
-    fn symlink(&self, dir: BorrowedFd<'_>, name: &CStr) -> Result<Stored, Error> {
-        let target = fs::readlinkat(dir, name, Vec::new()).map_err(Error::io("read", &self.path))?;
-        Ok(Ok(Target::Symlink { target: target.into_bytes() }))
+    fn enter(&mut self, name: Vec<u8>) {
+        if !self.open.is_empty() {
+            self.remember(|record| record.enter(&name));
+        }
+        self.descend(&name);
+        self.open.push(Open { name, entries: Vec::new() });
     }
-}
 
-fn name_of(kind: FileType) -> &'static str {
-    match kind {
-        FileType::Fifo => "fifo",
-        FileType::Socket => "socket",
-        FileType::CharacterDevice | FileType::BlockDevice => "device",
-        _ => "special file",
+    fn leave(&mut self) -> Result<(), Error> {
+        self.remember(Record::leave);
+        let Open { name, entries } = self.open.pop().expect("a directory ends after it began");
+        let tree = Tree::new(entries).map_err(|source| Error::Directory { path: self.path.clone(), source })?;
+        let cid = self.batch.put_tree(&tree)?;
+        self.done(name, Target::Directory { cid });
+        Ok(())
+    }
+
+    fn chunk(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        go_on((self.observe)(Event::Bytes(bytes.len() as u64)))?;
+        if self.parts.is_none() {
+            self.also = self.batch.also_hasher();
+        }
+        if let Some(also) = &mut self.also {
+            also.update(bytes);
+        }
+        self.parts.get_or_insert_default().add(self.batch, Codec::Raw, bytes)
+    }
+
+    fn content(&mut self, content: Content, parcel: &Parcel) -> Result<Hash, Halt> {
+        let hash = match content {
+            Content::One(range) => self.only_chunk(parcel.bytes(range))?,
+            Content::Remembered(hash) => match self.batch.is_stored(&hash)? {
+                true => hash,
+                false => return Err(Halt::Gone),
+            },
+            Content::Several(hash) => {
+                let parts = self.parts.take().expect("chunks come before their file");
+                parts.finish(self.batch, &hash)?;
+                hash
+            }
+        };
+        if let Some(also) = self.also.take() {
+            self.batch.put_alias(also.finish(), &Cid { codec: Codec::Raw, hash })?;
+        }
+        Ok(hash)
+    }
+
+    fn only_chunk(&mut self, bytes: &[u8]) -> Result<Hash, Error> {
+        if !bytes.is_empty() {
+            go_on((self.observe)(Event::Bytes(bytes.len() as u64)))?;
+        }
+        self.also = self.batch.also_hasher();
+        if let Some(also) = &mut self.also {
+            also.update(bytes);
+        }
+        self.batch.put_chunk(Class::Data, bytes, true)
+    }
+
+    fn skip(&mut self, name: &[u8], what: &'static str) -> Result<(), Error> {
+        if self.open.is_empty() {
+            return Err(Error::NotStorable { path: self.path.clone(), what });
+        }
+        self.descend(name);
+        go_on((self.observe)(Event::Skipped { path: &self.path, why: what }))?;
+        self.path.pop();
+        Ok(())
+    }
+
+    /// Steps to `name`; where the walk began there is no further to go.
+    fn descend(&mut self, name: &[u8]) {
+        if !self.open.is_empty() {
+            self.path.push(OsStr::from_bytes(name));
+        }
+    }
+
+    /// Steps back from `name`, which stands for `target`.
+    fn done(&mut self, name: Vec<u8>, target: Target) {
+        match self.open.last_mut() {
+            Some(parent) => {
+                parent.entries.push(TreeEntry { name, target });
+                self.path.pop();
+            }
+            None => self.root = Some(target),
+        }
     }
 }
 

@@ -13,7 +13,7 @@
 //! - The packs are the truth; the index can be deleted at any time and is rebuilt from them.
 //! - Readers never wait for a writer. One process has the store open; any number of its threads may write.
 //!
-//! Deliberately absent: async (callers have their own threads), the network, garbage collection and repair.
+//! Deliberately absent: async (callers have their own threads), the network, and what the roots of a collection are.
 //!
 //! ```no_run
 //! # fn main() -> Result<(), gridfs_store::Error> {
@@ -29,39 +29,66 @@
 //! # }
 //! ```
 
+mod alias;
+mod any_cid;
 mod batch;
 mod blob;
 mod cache;
 pub mod cbor;
+mod check;
 mod chunker;
 mod cid;
+mod collect;
 mod commit;
+#[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
+mod dice;
+mod digest;
+mod disk;
 mod error;
 pub mod extract;
+mod finding;
 mod flusher;
 mod footer;
 mod hash;
 mod index;
 pub mod ingest;
+mod lease;
 mod location;
 mod log;
 mod manifest;
+mod mark;
 mod object;
+mod owners;
 mod pack;
 mod press;
 mod record;
 mod recovery;
+mod repair;
+mod retire;
+mod rewrite;
+mod scan;
+mod stat_cache;
 mod store;
+mod survey;
 mod tree;
 mod walk;
 mod writer;
 
+pub use any_cid::AnyCid;
 pub use batch::{Batch, MAX_LABEL_BYTES, MAX_MEMO_BYTES};
 pub use blob::BlobWriter;
 pub use cid::{Cid, CidError, Codec};
+pub use collect::{Collected, Phase};
+pub use digest::{Algorithm, Digest};
 pub use error::Error;
+pub use finding::{Checked, Finding, Owner, Severity};
 pub use hash::Hash;
+pub use lease::Lease;
+pub use mark::Marker;
 pub use object::Object;
+pub use repair::Repaired;
 pub use store::{MAX_TREE_BYTES, Options, Progress, Stats, Store};
 pub use tree::{MAX_NAME_BYTES, MAX_SYMLINK_BYTES, Target, Tree, TreeEntry, TreeError};
 pub use writer::Durability;

@@ -5,7 +5,7 @@ use crate::record::{Flaw, Kind, Member};
 use crate::walk::Found;
 
 /// Length of an encoded [`Location`].
-pub const LOCATION_BYTES: usize = 24;
+pub const LOCATION_BYTES: usize = 22;
 
 /// Where a member lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,31 +21,39 @@ pub struct Location {
     pub whole: bool,
 }
 
+const WHOLE: u32 = 1 << 31;
+const MANIFEST: u32 = 1 << 30;
+
 impl Location {
+    /// pack u32, offset u64, record length u32, plain length and flags u32, member u16.
     pub fn encode(&self) -> [u8; LOCATION_BYTES] {
+        assert!(self.plain_bytes < MANIFEST, "a member is far smaller");
+        let flags = if self.whole { WHOLE } else { 0 } | if self.manifest { MANIFEST } else { 0 };
         let mut bytes = [0; LOCATION_BYTES];
         bytes[..4].copy_from_slice(&self.pack.to_le_bytes());
         bytes[4..12].copy_from_slice(&self.offset.to_le_bytes());
         bytes[12..16].copy_from_slice(&self.record_bytes.to_le_bytes());
-        bytes[16..20].copy_from_slice(&self.plain_bytes.to_le_bytes());
-        bytes[20..22].copy_from_slice(&self.member.to_le_bytes());
-        bytes[22] = u8::from(self.manifest);
-        bytes[23] = u8::from(self.whole);
+        bytes[16..20].copy_from_slice(&(self.plain_bytes | flags).to_le_bytes());
+        bytes[20..].copy_from_slice(&self.member.to_le_bytes());
         bytes
     }
 
-    pub fn decode(bytes: &[u8]) -> Option<Location> {
-        let bytes: &[u8; LOCATION_BYTES] = bytes.get(..LOCATION_BYTES)?.try_into().ok()?;
+    pub fn decode(bytes: &[u8; LOCATION_BYTES]) -> Location {
         let le32 = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("a slice of four"));
-        Some(Location {
+        Location {
             pack: le32(0),
             offset: u64::from_le_bytes(bytes[4..12].try_into().expect("a slice of eight")),
             record_bytes: le32(12),
-            plain_bytes: le32(16),
+            plain_bytes: le32(16) & (MANIFEST - 1),
             member: u16::from_le_bytes([bytes[20], bytes[21]]),
-            manifest: bytes[22] != 0,
-            whole: bytes[23] != 0,
-        })
+            manifest: le32(16) & MANIFEST != 0,
+            whole: le32(16) & WHOLE != 0,
+        }
+    }
+
+    /// The plain bytes of a chunk; a manifest stands for others' bytes and has none of its own.
+    pub fn chunk_bytes(&self) -> u64 {
+        if self.manifest { 0 } else { self.plain_bytes.into() }
     }
 }
 
@@ -71,7 +79,7 @@ pub fn entries(kind: Kind, record_bytes: u32, members: &[Member], plain: &[u8]) 
             whole: member.whole,
         };
         let label = match kind {
-            Kind::Memos => Some(split_memo(&plain[member.range.clone()])?.0.to_vec()),
+            Kind::Memos => Some(split_memo(plain.get(member.range.clone()).unwrap_or_default())?.0.to_vec()),
             _ => None,
         };
         Ok(Entry { key: member.key, location, label })
@@ -87,6 +95,11 @@ pub fn entries_of(pack: u32, found: &Found) -> Result<Vec<Entry>, Flaw> {
 }
 
 impl Entry {
+    /// Whether this is the end of a memo: no label and no value.
+    pub fn forgets(&self) -> bool {
+        self.label.as_ref().is_some_and(Vec::is_empty) && self.location.plain_bytes == 2
+    }
+
     /// Moves the entry to `pack`, `by` bytes further on.
     pub fn place(&mut self, pack: u32, by: u64) {
         self.location.pack = pack;
@@ -118,9 +131,8 @@ mod tests {
         let location =
             Location { pack: 1, offset: 2, record_bytes: 3, plain_bytes: 4, member: 5, manifest: true, whole: false };
         let bytes = location.encode();
-        assert_eq!(bytes, [1, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 4, 0, 0, 0, 5, 0, 1, 0]);
-        assert_eq!(Location::decode(&bytes), Some(location));
-        assert_eq!(Location::decode(&bytes[1..]), None);
+        assert_eq!(bytes, [1, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 4, 0, 0, 0x40, 5, 0]);
+        assert_eq!(Location::decode(&bytes), location);
     }
 
     #[test]

@@ -22,8 +22,10 @@ use crate::walk::{Depth, Step, Walk};
 /// The log as far as it holds.
 pub struct LogEnd {
     pub end: Position,
-    /// Everything up to here is on disk.
+    /// The last commit that was made as a durable one. What it vouches for is on disk; it may not be itself.
     pub durable: Position,
+    /// Everything up to here is on disk.
+    pub synced: Position,
     /// How far committed data reaches in each data pack the scan heard of.
     pub data: BTreeMap<u32, u64>,
 }
@@ -79,7 +81,7 @@ fn warn(pack: &PackFile, offset: u64, what: &str) {
 }
 
 fn settle(packs: &Packs, base: Position, candidates: &[Candidate]) -> Result<LogEnd, Error> {
-    let mut log = LogEnd { end: base, durable: base, data: BTreeMap::new() };
+    let mut log = LogEnd { end: base, durable: base, synced: base, data: BTreeMap::new() };
     if base.data_id != 0 {
         log.data.insert(base.data_id, base.data_end);
     }
@@ -87,6 +89,9 @@ fn settle(packs: &Packs, base: Position, candidates: &[Candidate]) -> Result<Log
     let trusted = candidates.iter().rposition(durable).map_or(0, |last| last + 1);
     candidates[..trusted].iter().for_each(|candidate| log.accept(candidate));
     log.durable = log.end;
+    if let Some(last) = candidates[..trusted].last() {
+        log.synced = Position { meta_end: last.commit.span_start, ..log.end };
+    }
     for candidate in &candidates[trusted..] {
         let next = candidate.whole && candidate.commit.sequence == log.end.sequence + 1;
         if !next || !log.data_verifies(packs, &candidate.commit)? {

@@ -63,6 +63,22 @@ impl<'a> Node<'a> {
         self.end(self.count() - 1)
     }
 
+    /// The hashes of its entries, in order.
+    pub fn hashes(&self) -> impl Iterator<Item = Hash> + use<'a> {
+        self.entries
+            .chunks_exact(ENTRY_BYTES)
+            .map(|entry| Hash(entry[..32].try_into().expect("the first 32 of 40 bytes")))
+    }
+
+    /// Its entries in order; `None` for one that ends before it starts.
+    pub fn spans(&self) -> impl Iterator<Item = Option<Span>> + use<'_, 'a> {
+        let start = |at: usize| if at == 0 { 0 } else { self.end(at - 1) };
+        self.hashes().enumerate().map(move |(at, hash)| {
+            let span = Span { hash, start: start(at), end: self.end(at) };
+            (span.start < span.end).then_some(span)
+        })
+    }
+
     /// The entry that holds `offset`, which must lie inside the span.
     pub fn find(&self, offset: u64) -> Result<Span, &'static str> {
         let (mut low, mut high) = (0, self.count());

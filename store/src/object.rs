@@ -2,14 +2,22 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::thread;
 
 use crate::cid::Cid;
 use crate::error::Error;
 use crate::hash::Hash;
+use crate::lease::Reading;
 use crate::location::Location;
 use crate::manifest::{Node, Span};
 use crate::record::Record;
 use crate::store::Store;
+
+/// From here on it pays to read ahead on a thread of its own.
+const LONG_BYTES: u64 = 4 << 20;
+/// Chunks read ahead.
+const AHEAD: usize = 8;
 
 /// An object in the store. Cheap to clone; every chunk read through it is verified.
 #[derive(Clone)]
@@ -18,6 +26,8 @@ pub struct Object {
     cid: Cid,
     shape: Shape,
     size_bytes: u64,
+    /// Keeps it from being collected.
+    _reading: Option<Arc<Reading>>,
 }
 
 #[derive(Clone)]
@@ -40,16 +50,21 @@ impl Slice {
 }
 
 impl Object {
-    pub(crate) fn open(store: Arc<Store>, cid: Cid, location: Location) -> Result<Object, Error> {
+    pub(crate) fn open(
+        store: Arc<Store>,
+        cid: Cid,
+        location: Location,
+        reading: Option<Arc<Reading>>,
+    ) -> Result<Object, Error> {
         if !location.manifest {
             let size_bytes = location.plain_bytes.into();
-            return Ok(Object { store, cid, shape: Shape::Chunk(location), size_bytes });
+            return Ok(Object { store, cid, shape: Shape::Chunk(location), size_bytes, _reading: reading });
         }
         let slice = store.slice(&cid.hash, &location)?;
         let object = cid.hash;
         let node = Node::parse(slice.bytes()).map_err(|what| Error::Manifest { object, what })?;
         let size_bytes = node.span_bytes();
-        Ok(Object { store, cid, shape: Shape::Manifest(slice), size_bytes })
+        Ok(Object { store, cid, shape: Shape::Manifest(slice), size_bytes, _reading: reading })
     }
 
     /// The object's name.
@@ -132,22 +147,61 @@ impl Object {
         Error::Manifest { object: self.cid.hash, what }
     }
 
-    /// Calls `sink` with each chunk in order and checks the whole object's hash at the end.
+    /// The record that holds the object, if one does.
+    pub(crate) fn record(&self) -> Option<(u32, u64)> {
+        match &self.shape {
+            Shape::Chunk(location) => Some((location.pack, location.offset)),
+            Shape::Manifest(_) => None,
+        }
+    }
+
+    /// Calls `sink` with each chunk in order and checks the whole object's hash at the end. Of a long object the next
+    /// chunks are read and checked meanwhile.
     pub(crate) fn stream(&self, sink: &mut dyn FnMut(&[u8]) -> Result<(), Error>) -> Result<(), Error> {
+        if let Shape::Chunk(location) = &self.shape {
+            // Its chunk's hash is its own, and checked.
+            return sink(self.store.slice(&self.cid.hash, location)?.bytes());
+        }
         let mut hasher = blake3::Hasher::new();
-        let mut offset = 0;
-        while offset < self.size_bytes {
-            let (slice, start) = self.chunk_at(offset)?;
-            let chunk = slice.bytes();
-            hasher.update(chunk);
-            sink(chunk)?;
-            offset = start + chunk.len() as u64;
+        let mut take = |slice: &Slice| {
+            hasher.update(slice.bytes());
+            sink(slice.bytes())
+        };
+        match self.size_bytes >= LONG_BYTES {
+            true => self.stream_ahead(&mut take)?,
+            false => self.slices(&mut |slice| take(&slice))?,
         }
         let found: Hash = hasher.finalize().into();
         match found == self.cid.hash {
             true => Ok(()),
             false => Err(Error::Mismatch { cid: self.cid, found }),
         }
+    }
+
+    fn stream_ahead(&self, take: &mut dyn FnMut(&Slice) -> Result<(), Error>) -> Result<(), Error> {
+        let (ahead, slices) = sync_channel(AHEAD);
+        let read = move || {
+            let read = self.slices(&mut |slice| ahead.send(Ok(slice)).map_err(|_| Error::Cancelled));
+            if let Err(error) = read {
+                // Nobody listens if that was why.
+                let _ = ahead.send(Err(error));
+            }
+        };
+        thread::scope(|scope| {
+            let started = thread::Builder::new().name("gridfs-read".into()).spawn_scoped(scope, read);
+            started.map_err(Error::Thread)?;
+            slices.into_iter().try_for_each(|slice| take(&slice?))
+        })
+    }
+
+    fn slices(&self, sink: &mut dyn FnMut(Slice) -> Result<(), Error>) -> Result<(), Error> {
+        let mut offset = 0;
+        while offset < self.size_bytes {
+            let (slice, start) = self.chunk_at(offset)?;
+            offset = start + slice.bytes().len() as u64;
+            sink(slice)?;
+        }
+        Ok(())
     }
 }
 

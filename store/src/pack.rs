@@ -8,22 +8,42 @@
 //! Ids ascend over both classes. A pack that has a successor of its class is never written again.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::ffi::OsString;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 
 use crate::cache::Cache;
+use crate::disk::{Access, Disk, DiskFile};
 use crate::error::Error;
 use crate::record::Record;
 
 pub const FILE_HEADER_BYTES: u64 = 24;
-/// Free space never used for packs, so that the index does not meet a full disk.
-pub const RESERVE_BYTES: u64 = 16 * 1024 * 1024;
+/// How far a write may fill the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// A put leaves a reserve.
+    Plenty,
+    /// What makes room, or is small and must always be possible, like removing a name: it leaves what the index needs.
+    Reserve,
+}
+
+impl Room {
+    /// Free bytes to be left.
+    fn spare_bytes(self) -> u64 {
+        match self {
+            Room::Plenty => 16 << 20,
+            Room::Reserve => 2 << 20,
+        }
+    }
+}
+
 const VERSION: u16 = 1;
+const REWRITE_BYTES: u64 = 1 << 20;
 const MAX_OPEN_FILES: usize = 128;
+/// What the name of a damaged pack that was set aside ends with.
+const ASIDE: &str = ".damaged";
 
 /// What a pack holds: bulk bytes, or trees, manifests, memos and the commit log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,13 +65,15 @@ impl Class {
 pub struct PackFile {
     pub id: u32,
     pub path: PathBuf,
-    file: File,
+    file: Box<dyn DiskFile>,
+    disk: Arc<dyn Disk>,
+    /// Bytes of all packs, this one included.
+    stored: Arc<AtomicU64>,
 }
 
 impl PackFile {
     pub fn size_bytes(&self) -> Result<u64, Error> {
-        let metadata = self.file.metadata().map_err(Error::io("look at", &self.path))?;
-        Ok(metadata.len())
+        self.file.len().map_err(Error::io("look at", &self.path))
     }
 
     /// Reads exactly `buf`.
@@ -72,15 +94,42 @@ impl PackFile {
     }
 
     /// Writes `bytes` at `end`, or leaves the file as it was.
-    pub fn append(&self, end: u64, bytes: &[u8]) -> Result<(), Error> {
-        check_space(&self.path, bytes.len() as u64)?;
-        match self.file.write_all_at(bytes, end) {
-            Ok(()) => Ok(()),
+    pub fn append(&self, end: u64, bytes: &[u8], room: Room) -> Result<(), Error> {
+        self.append_parts(end, [bytes, &[]], room)
+    }
+
+    /// As `append`, of two parts one after the other.
+    pub fn append_parts(&self, end: u64, [first, second]: [&[u8]; 2], room: Room) -> Result<(), Error> {
+        let len = (first.len() + second.len()) as u64;
+        check_space(&*self.disk, &self.path, len, room)?;
+        let mut written = self.file.write_all_at(first, end);
+        if !second.is_empty() {
+            written = written.and_then(|()| self.file.write_all_at(second, end + first.len() as u64));
+        }
+        match written {
+            Ok(()) => {
+                self.stored.fetch_add(len, Ordering::Relaxed);
+                Ok(())
+            }
             Err(error) => {
                 self.truncate(end)?;
-                Err(write_error(&self.path, bytes.len() as u64, error))
+                Err(write_error(&*self.disk, "write", &self.path, len, error))
             }
         }
+    }
+
+    /// Writes what the file holds from `from` on once more, so that the next sync saves it even if one that failed
+    /// has left it marked as saved.
+    pub fn rewrite(&self, from: u64) -> Result<(), Error> {
+        let (mut at, end) = (from, self.size_bytes()?);
+        while at < end {
+            let mut bytes = vec![0; REWRITE_BYTES.min(end - at) as usize];
+            self.read_at(at, &mut bytes)?;
+            let written = self.file.write_all_at(&bytes, at);
+            written.map_err(|error| write_error(&*self.disk, "write", &self.path, bytes.len() as u64, error))?;
+            at += bytes.len() as u64;
+        }
+        Ok(())
     }
 
     pub fn truncate(&self, size_bytes: u64) -> Result<(), Error> {
@@ -96,52 +145,65 @@ impl PackFile {
     }
 }
 
-fn write_error(path: &Path, needed_bytes: u64, error: io::Error) -> Error {
+fn write_error(disk: &dyn Disk, op: &'static str, path: &Path, needed_bytes: u64, error: io::Error) -> Error {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            let free_bytes = free_bytes(path).unwrap_or(0);
-            Error::Full { path: path.to_owned(), needed_bytes: needed_bytes + RESERVE_BYTES, free_bytes }
+            // Only for the message: that the disk is full is known already.
+            let free_bytes = disk.free_bytes().unwrap_or(0);
+            Error::Full { path: path.to_owned(), needed_bytes: needed_bytes + Room::Plenty.spare_bytes(), free_bytes }
         }
-        _ => Error::io("write", path)(error),
+        _ => Error::io(op, path)(error),
     }
 }
 
-fn free_bytes(path: &Path) -> Result<u64, Error> {
-    let stat = rustix::fs::statvfs(path).map_err(Error::io("ask for the free space at", path))?;
-    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
-}
-
-fn check_space(path: &Path, len: u64) -> Result<(), Error> {
-    let (needed_bytes, free_bytes) = (len + RESERVE_BYTES, free_bytes(path)?);
+fn check_space(disk: &dyn Disk, path: &Path, len: u64, room: Room) -> Result<(), Error> {
+    let free_bytes = disk.free_bytes().map_err(Error::io("ask for the free space at", path))?;
+    let needed_bytes = len + room.spare_bytes();
     if free_bytes < needed_bytes {
         return Err(Error::Full { path: path.to_owned(), needed_bytes, free_bytes });
     }
     Ok(())
 }
 
+/// How the packs' directory differs from what is known of it.
+pub struct Listing {
+    /// Files that are no packs.
+    pub strays: Vec<PathBuf>,
+    /// Packs whose files are gone.
+    pub vanished: Vec<(u32, PathBuf)>,
+}
+
 /// All packs of a store.
 pub struct Packs {
-    dir: PathBuf,
+    disk: Arc<dyn Disk>,
     known: RwLock<BTreeMap<u32, Class>>,
     /// Handles for reading.
     open: Cache<u32, Arc<PackFile>>,
     next_id: AtomicU32,
+    stored: Arc<AtomicU64>,
 }
 
 impl Packs {
-    /// Lists the packs in `dir`, making it if it isn't there.
-    pub fn open(dir: PathBuf) -> Result<Packs, Error> {
-        fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
-        let mut known = BTreeMap::new();
-        for entry in fs::read_dir(&dir).map_err(Error::io("list", &dir))? {
-            let name = entry.map_err(Error::io("list", &dir))?.file_name();
-            if let Some((id, class)) = name.to_str().and_then(parse_name) {
-                known.insert(id, class);
-            }
-        }
+    /// Lists the packs on `disk`, making its directory if it isn't there.
+    pub fn open(disk: Arc<dyn Disk>) -> Result<Packs, Error> {
+        disk.make().map_err(Error::io("create", disk.dir()))?;
+        let names = disk.names().map_err(Error::io("list", disk.dir()))?;
+        let known: BTreeMap<_, _> = names.iter().filter_map(|name| parse_name(name.to_str()?)).collect();
         let next_id = known.last_key_value().map_or(1, |(id, _)| id + 1);
         let open = Cache::new(MAX_OPEN_FILES);
-        Ok(Packs { dir, known: RwLock::new(known), open, next_id: AtomicU32::new(next_id) })
+        Ok(Packs { disk, known: RwLock::new(known), open, next_id: AtomicU32::new(next_id), stored: Arc::default() })
+    }
+
+    /// Counts what there is, once recovery is done cutting.
+    pub fn measure(&self) -> Result<(), Error> {
+        let (_, stored_bytes) = self.usage()?;
+        self.stored.store(stored_bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Bytes of all packs, without a look at the disk.
+    pub fn stored_bytes(&self) -> u64 {
+        self.stored.load(Ordering::Relaxed)
     }
 
     /// Ids of one class, ascending.
@@ -154,8 +216,12 @@ impl Packs {
         let known = self.known().clone();
         let mut total = 0;
         for (id, class) in &known {
-            let path = self.path(*id, *class);
-            total += fs::metadata(&path).map_err(Error::io("look at", &path))?.len();
+            match self.disk.open(&file_name(*id, *class), Access::Read) {
+                Ok(file) => total += file.len().map_err(Error::io("look at", &self.path(*id, *class)))?,
+                // Removed just now.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(Error::io("look at", &self.path(*id, *class))(error)),
+            }
         }
         Ok((known.len() as u64, total))
     }
@@ -167,44 +233,109 @@ impl Packs {
         }
         let Some(class) = self.known().get(&id).copied() else { return Ok(None) };
         let path = self.path(id, class);
-        let file = File::open(&path).map_err(Error::io("open", &path))?;
-        let pack = Arc::new(PackFile { id, path, file });
-        self.open.insert(id, Arc::clone(&pack), 1);
-        Ok(Some(pack))
+        match self.disk.open(&file_name(id, class), Access::Read) {
+            Ok(file) => {
+                let pack = Arc::new(self.pack_file(id, path, file));
+                self.open.insert(id, Arc::clone(&pack), 1);
+                Ok(Some(pack))
+            }
+            // Removed just now.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::io("open", &path)(error)),
+        }
     }
 
     /// A handle for writing to an existing pack.
     pub fn for_writing(&self, id: u32, class: Class) -> Result<PackFile, Error> {
+        self.pack("open", id, class, Access::ReadWrite)
+    }
+
+    fn pack(&self, op: &'static str, id: u32, class: Class, access: Access) -> Result<PackFile, Error> {
         let path = self.path(id, class);
-        let file = OpenOptions::new().read(true).write(true).open(&path).map_err(Error::io("open", &path))?;
-        Ok(PackFile { id, path, file })
+        let file = self.disk.open(&file_name(id, class), access).map_err(Error::io(op, &path))?;
+        Ok(self.pack_file(id, path, file))
+    }
+
+    fn pack_file(&self, id: u32, path: PathBuf, file: Box<dyn DiskFile>) -> PackFile {
+        PackFile { id, path, file, disk: Arc::clone(&self.disk), stored: Arc::clone(&self.stored) }
     }
 
     /// Begins the next pack; its directory entry is durable when this returns.
     pub fn create(&self, class: Class) -> Result<PackFile, Error> {
-        check_space(&self.dir, FILE_HEADER_BYTES)?;
+        check_space(&*self.disk, self.disk.dir(), FILE_HEADER_BYTES, Room::Reserve)?;
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let path = self.path(id, class);
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(&path)
-            .map_err(Error::io("create", &path))?;
-        let pack = PackFile { id, path, file };
+        let file = self
+            .disk
+            .create(&file_name(id, class))
+            .map_err(|error| write_error(&*self.disk, "create", &path, FILE_HEADER_BYTES, error))?;
+        let pack = self.pack_file(id, path, file);
         self.known.write().expect("map operations do not panic").insert(id, class);
-        if let Err(error) = pack.append(0, &file_header(id, class)).and_then(|()| self.sync_dir()) {
+        if let Err(error) = pack.append(0, &file_header(id, class), Room::Reserve).and_then(|()| self.sync_dir()) {
             self.remove(id, class)?;
             return Err(error);
         }
         Ok(pack)
     }
 
-    /// Deletes a pack that holds nothing committed.
+    /// What a pack holds, if it exists.
+    pub fn class_of(&self, id: u32) -> Option<Class> {
+        self.known().get(&id).copied()
+    }
+
+    /// Deletes packs that were retired, durably.
+    pub fn remove_retired(&self, retired: impl IntoIterator<Item = u32>) -> Result<(), Error> {
+        let mut removed = false;
+        for id in retired {
+            if let Some(class) = self.class_of(id) {
+                let size_bytes = self.get(id)?.map_or(Ok(0), |pack| pack.size_bytes())?;
+                self.remove(id, class)?;
+                self.stored.fetch_sub(size_bytes, Ordering::Relaxed);
+                removed = true;
+            }
+        }
+        if removed { self.sync_dir() } else { Ok(()) }
+    }
+
+    /// Deletes a pack of which nothing is needed any more. A crash before [`Packs::sync_dir`] may bring it back.
     pub fn remove(&self, id: u32, class: Class) -> Result<(), Error> {
         let path = self.path(id, class);
         self.known.write().expect("map operations do not panic").remove(&id);
-        fs::remove_file(&path).map_err(Error::io("remove", &path))
+        self.open.remove(&id);
+        self.disk.remove(&file_name(id, class)).map_err(Error::io("remove", &path))
+    }
+
+    /// Keeps a retired pack's file under another name, durably: `<name>.damaged`.
+    pub fn set_aside(&self, id: u32, class: Class) -> Result<PathBuf, Error> {
+        let (name, aside) = (file_name(id, class), format!("{}{ASIDE}", file_name(id, class)));
+        self.known.write().expect("map operations do not panic").remove(&id);
+        self.open.remove(&id);
+        match self.disk.rename(&name, &aside) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            renamed => renamed.map_err(Error::io("rename", &self.path(id, class)))?,
+        }
+        self.sync_dir()?;
+        Ok(self.disk.dir().join(aside))
+    }
+
+    /// Compares the directory with what is known of it.
+    pub fn listing(&self) -> Result<Listing, Error> {
+        let known = self.known().clone();
+        let names = self.disk.names().map_err(Error::io("list", self.disk.dir()))?;
+        let pack = |name: &OsString| {
+            let name = name.to_str()?;
+            parse_name(name.strip_suffix(ASIDE).unwrap_or(name))
+        };
+        let strays = names.iter().filter(|name| pack(name).is_none()).map(|name| self.disk.dir().join(name)).collect();
+        let is_gone = |(id, class): &(&u32, &Class)| !names.contains(&file_name(**id, **class).into());
+        let vanished = known.iter().filter(is_gone).map(|(id, class)| (*id, self.path(*id, *class)));
+        // One may have been given up just now.
+        Ok(Listing { strays, vanished: vanished.filter(|(id, _)| self.class_of(*id).is_some()).collect() })
+    }
+
+    /// Lets no pack that is yet to come have this id.
+    pub fn never_again(&self, id: u32) {
+        self.next_id.fetch_max(id + 1, Ordering::Relaxed);
     }
 
     /// Where a pack is or was, for messages.
@@ -213,18 +344,27 @@ impl Packs {
         self.path(id, class)
     }
 
-    fn sync_dir(&self) -> Result<(), Error> {
-        let sync = || File::open(&self.dir)?.sync_all();
-        sync().map_err(Error::io("sync", &self.dir))
+    /// How many packs there are.
+    pub fn count(&self) -> usize {
+        self.known().len()
+    }
+
+    /// Makes durable which packs there are.
+    pub fn sync_dir(&self) -> Result<(), Error> {
+        self.disk.sync().map_err(Error::io("sync", self.disk.dir()))
     }
 
     fn path(&self, id: u32, class: Class) -> PathBuf {
-        self.dir.join(format!("{id:08x}.{}", class.extension()))
+        self.disk.dir().join(file_name(id, class))
     }
 
     fn known(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<u32, Class>> {
         self.known.read().expect("map operations do not panic")
     }
+}
+
+fn file_name(id: u32, class: Class) -> String {
+    format!("{id:08x}.{}", class.extension())
 }
 
 fn parse_name(name: &str) -> Option<(u32, Class)> {
@@ -249,6 +389,7 @@ pub fn file_header(id: u32, class: Class) -> [u8; FILE_HEADER_BYTES as usize] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::Files;
 
     #[test]
     fn golden_file_header() {
@@ -269,11 +410,11 @@ mod tests {
     #[test]
     fn packs_are_listed_by_class_and_numbered_on() {
         let dir = tempfile::tempdir().unwrap();
-        let packs = Packs::open(dir.path().into()).unwrap();
+        let packs = Packs::open(Arc::new(Files::new(dir.path().into()))).unwrap();
         for class in [Class::Data, Class::Meta, Class::Data] {
             packs.create(class).unwrap();
         }
-        let packs = Packs::open(dir.path().into()).unwrap();
+        let packs = Packs::open(Arc::new(Files::new(dir.path().into()))).unwrap();
         assert_eq!((packs.ids(Class::Data), packs.ids(Class::Meta)), (vec![1, 3], vec![2]));
         assert_eq!(packs.create(Class::Meta).unwrap().id, 4);
         assert_eq!(packs.usage().unwrap(), (4, 4 * 24));

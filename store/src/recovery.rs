@@ -15,26 +15,42 @@ use crate::location::{self, Entry};
 use crate::log::{self, LogEnd};
 use crate::pack::{Class, FILE_HEADER_BYTES, PackFile, Packs};
 use crate::record::Kind;
+use crate::retire;
 use crate::store::Progress;
 use crate::walk::{Depth, Found, Step, Walk};
 use crate::writer::{Active, Start};
 
-const BATCH_ENTRIES: usize = 4096;
+/// Entries that go to the index at a time, some tens of megabytes: the more, the less often each of its pages is written.
+const BATCH_ENTRIES: usize = 1 << 19;
+/// Entries between two reports of progress.
+const TOLD_ENTRIES: usize = 4096;
 
 /// Recovers the store in `dir`.
 pub fn run(dir: &Path, packs: &Packs, progress: &mut dyn FnMut(Progress)) -> Result<(Index, Start), Error> {
     let (index, mut log) = agree(dir, packs)?;
+    // A pack that was lost must not have a successor of its name, to which the index would still point.
+    packs.never_again(log.end.data_id.max(log.end.meta_id));
     let log_is_gone = packs.ids(Class::Meta).is_empty();
+    let packs_before = packs.count();
     cut_meta(packs, &log.end)?;
     let kept = cut_data(packs, &mut log, log_is_gone)?;
+    if packs.count() != packs_before {
+        // A removed pack that came back after a crash might fit a log that has grown again by then.
+        packs.sync_dir()?;
+    }
+    // A log that is gone was taken away by somebody, long after its data was written.
+    if log.end != log.synced && !log_is_gone {
+        save_since(packs, &log.synced)?;
+    }
     let mut replay = Replay::new(&index, packs, &log, progress)?;
     replay.data(packs, &log)?;
     replay.meta(packs, &log)?;
-    if index.checkpoint().indexed != log.end || index.checkpoint().durable != log.durable {
-        index.apply(&[], log.end, log.durable)?;
+    if !index.retired().is_empty() {
+        packs.remove_retired(index.retired())?;
+        index.purge()?;
     }
-    if log.end != log.durable {
-        sync_since(packs, &log.durable)?;
+    if index.checkpoint().indexed != log.end || index.checkpoint().durable != log.durable {
+        index.apply(&[], &[], log.end, log.durable)?;
     }
     let start = Start {
         data: active(packs, Class::Data, log.end.data_id, log.end.data_end)?,
@@ -52,7 +68,9 @@ fn agree(dir: &Path, packs: &Packs) -> Result<(Index, LogEnd), Error> {
     match Index::open(&path) {
         Ok(index) => {
             let checkpoint = index.checkpoint();
-            if log_reaches(packs, &checkpoint.durable)? {
+            // The pack up to which it was indexed may have been retired since, if the index was restored from a copy.
+            let indexed_is_there = checkpoint.indexed.sequence == 0 || packs.get(checkpoint.indexed.meta_id)?.is_some();
+            if indexed_is_there && log_reaches(packs, &checkpoint.durable)? {
                 let log = log::scan(packs, checkpoint.durable)?;
                 if checkpoint.indexed.sequence <= log.end.sequence {
                     return Ok((index, log));
@@ -88,7 +106,10 @@ fn move_aside(dir: &Path, path: &Path) -> Result<(), Error> {
         remove_any(&old.1)?;
     }
     let bad = dir.join(format!("index.bad-{}", last + 1));
-    fs::rename(path, &bad).map_err(Error::io("move aside", path))
+    fs::rename(path, &bad).map_err(Error::io("move aside", path))?;
+    // If it came back after a crash, it might fit a log that has grown again by then.
+    let sync = || fs::File::open(dir)?.sync_all();
+    sync().map_err(Error::io("sync", dir))
 }
 
 fn bad_indexes(dir: &Path) -> Result<Vec<(u64, PathBuf)>, Error> {
@@ -175,13 +196,20 @@ fn cut(pack: &PackFile, end: u64) -> Result<(), Error> {
     pack.sync()
 }
 
-/// Syncs what lazy commits since `durable` wrote, so that the next durable commit may vouch for it.
-fn sync_since(packs: &Packs, durable: &Position) -> Result<(), Error> {
-    let data = packs.ids(Class::Data).into_iter().filter(|id| *id >= durable.data_id);
-    let meta = packs.ids(Class::Meta).into_iter().filter(|id| *id >= durable.meta_id);
-    for id in data.chain(meta) {
-        if let Some(pack) = packs.get(id)? {
-            pack.sync()?;
+/// Makes durable what a process that died may not have: before the index hears of it, and before a durable commit
+/// vouches for it. It is written again, not only synced: if that process died of a failed sync, the kernel may take
+/// for saved what it has not saved.
+fn save_since(packs: &Packs, synced: &Position) -> Result<(), Error> {
+    for (class, first, first_from) in
+        [(Class::Data, synced.data_id, synced.data_end), (Class::Meta, synced.meta_id, synced.meta_end)]
+    {
+        for id in packs.ids(class).into_iter().filter(|id| *id >= first) {
+            let pack = packs.for_writing(id, class)?;
+            match pack.rewrite(if id == first { first_from } else { 0 }) {
+                // What is there already can at least be synced.
+                Ok(()) | Err(Error::Full { .. }) => pack.sync()?,
+                Err(error) => return Err(error),
+            }
         }
     }
     Ok(())
@@ -213,6 +241,8 @@ struct Replay<'a> {
     pending: Vec<Entry>,
     progress: &'a mut dyn FnMut(Progress),
     told: Progress,
+    /// Entries since it was told.
+    untold: usize,
 }
 
 impl<'a> Replay<'a> {
@@ -230,7 +260,7 @@ impl<'a> Replay<'a> {
             }
         }
         let told = Progress { done_bytes: 0, total_bytes };
-        Ok(Replay { index, from, pending: Vec::new(), progress, told })
+        Ok(Replay { index, from, pending: Vec::new(), progress, told, untold: 0 })
     }
 
     fn data(&mut self, packs: &Packs, log: &LogEnd) -> Result<(), Error> {
@@ -267,17 +297,21 @@ impl<'a> Replay<'a> {
     }
 
     fn record(&mut self, pack: &PackFile, found: &Found) -> Result<(), Error> {
+        if let Some(retired) = retire::decode(&found.plain).filter(|_| found.kind == Kind::Retire) {
+            return self.index.retire(&retired);
+        }
         match location::entries_of(pack.id, found) {
             Ok(mut entries) => self.pending.append(&mut entries),
             Err(what) => {
                 tracing::warn!(pack = %pack.path.display(), offset = found.offset, what, "passing over damage");
             }
         }
-        if self.pending.len() < BATCH_ENTRIES {
-            return Ok(());
+        self.untold += found.members.len();
+        if self.untold >= TOLD_ENTRIES {
+            self.untold = 0;
+            (self.progress)(self.told);
         }
-        (self.progress)(self.told);
-        self.flush()
+        if self.pending.len() < BATCH_ENTRIES { Ok(()) } else { self.flush() }
     }
 
     fn flush(&mut self) -> Result<(), Error> {
@@ -307,16 +341,24 @@ fn spans(packs: &Packs, class: Class, from: &Position, to: &Position) -> Result<
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::cid::{Cid, Codec};
+    use crate::disk::Files;
     use crate::hash::Hash;
     use crate::store::{Options, Stats, Store};
     use crate::writer::{Durability, Limits};
 
-    const LIMITS: Limits = Limits { data_bytes: 1 << 20, meta_bytes: 20_000 };
+    const LIMITS: Limits = Limits { data_bytes: 1 << 20, meta_bytes: 20_000, lazy_for: Duration::from_millis(800) };
 
     fn open(dir: &Path) -> Arc<Store> {
-        Arc::new(Store::open_limited(dir, Options::default(), LIMITS).unwrap())
+        let disk = Arc::new(Files::new(dir.join("packs")));
+        Arc::new(Store::open_limited(dir, disk, Options::default(), LIMITS).unwrap())
+    }
+
+    fn packs_of(dir: &Path) -> Packs {
+        Packs::open(Arc::new(Files::new(dir.join("packs")))).unwrap()
     }
 
     fn noise(seed: u64, len: usize) -> Vec<u8> {
@@ -359,7 +401,7 @@ mod tests {
         }
         check(&store, &cids);
         drop(store);
-        let packs = Packs::open(dir.path().join("packs")).unwrap();
+        let packs = packs_of(dir.path());
         for class in [Class::Data, Class::Meta] {
             let ids = packs.ids(class);
             assert!(ids.len() >= 4, "{class:?} {ids:?}");
@@ -381,7 +423,7 @@ mod tests {
         }
         drop(batch);
         drop(store);
-        let packs_before = Packs::open(dir.path().join("packs")).unwrap().ids(Class::Data);
+        let packs_before = packs_of(dir.path()).ids(Class::Data);
         let store = open(dir.path());
         store.sync().unwrap();
         let stats = store.stats().unwrap();

@@ -3,17 +3,20 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, RwLock};
 
 use rustix::fs::FlockOperation;
 
 use crate::batch::Batch;
 use crate::cache::Cache;
 use crate::cid::Cid;
+use crate::collect::Gate;
+use crate::disk::{Disk, Files};
 use crate::error::Error;
 use crate::flusher::Flusher;
 use crate::hash::Hash;
 use crate::index::Index;
+use crate::lease::{Lease, Leases};
 use crate::location::{Location, split_memo};
 use crate::object::{Object, Slice};
 use crate::pack::Packs;
@@ -24,6 +27,7 @@ use crate::tree::Tree;
 use crate::writer::{Limits, Writer};
 
 const FORMAT: &str = "gridfs store 1\n";
+const PACK_GONE: &str = "the pack file is gone";
 const RECORD_CACHE_BYTES: usize = 64 << 20;
 const TREE_CACHE_BYTES: usize = 16 << 20;
 /// Largest encoded directory that [`Store::tree`] decodes.
@@ -32,6 +36,8 @@ pub const MAX_TREE_BYTES: u64 = 64 << 20;
 /// How to open a store.
 #[derive(Default)]
 pub struct Options<'a> {
+    /// Packs may hold so many bytes together. Names and other small records are taken beyond it.
+    pub quota_bytes: Option<u64>,
     /// Told how far an index rebuild has got.
     pub progress: Option<&'a mut dyn FnMut(Progress)>,
 }
@@ -52,7 +58,7 @@ pub struct Stats {
     pub objects: u64,
     /// Distinct chunks.
     pub chunks: u64,
-    /// Remembered results.
+    /// Remembered results, and aliases.
     pub memos: u64,
     /// Bytes of all distinct chunks before compression.
     pub plain_bytes: u64,
@@ -66,6 +72,7 @@ pub struct Stats {
 
 /// An open store.
 pub struct Store {
+    dir: PathBuf,
     // Stops before the index and the lock go.
     flusher: Flusher,
     press: Press,
@@ -75,6 +82,14 @@ pub struct Store {
     /// Decoded records by pack and offset.
     records: Cache<(u32, u64), Arc<Record>>,
     trees: Cache<Hash, Arc<Tree>>,
+    leases: Arc<Leases>,
+    /// Hides what a collection under way has found to be dead.
+    gate: RwLock<Option<Arc<Gate>>>,
+    quota_bytes: Option<u64>,
+    /// One collection at a time.
+    collecting: Mutex<()>,
+    /// Held shared by who commits memos, alone by a collection that copies them.
+    memo_order: RwLock<()>,
     /// Held while the store is open.
     _lock: File,
 }
@@ -82,55 +97,67 @@ pub struct Store {
 impl Store {
     /// Opens the store in `dir`, creating it if there is none. Only one process can have it open.
     pub fn open(dir: &Path, options: Options<'_>) -> Result<Store, Error> {
-        Store::open_limited(dir, options, Limits::default())
+        Store::open_limited(dir, Arc::new(Files::new(dir.join("packs"))), options, Limits::default())
     }
 
-    pub(crate) fn open_limited(dir: &Path, options: Options<'_>, limits: Limits) -> Result<Store, Error> {
+    /// Packs lie on `disk`, everything else in `dir`.
+    pub(crate) fn open_limited(
+        dir: &Path,
+        disk: Arc<dyn Disk>,
+        options: Options<'_>,
+        limits: Limits,
+    ) -> Result<Store, Error> {
         fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
         let lock = lock(dir.join("lock"))?;
         check_format(dir)?;
-        let packs = Arc::new(Packs::open(dir.join("packs"))?);
+        let packs = Arc::new(Packs::open(disk)?);
         let mut ignore = |_| ();
         let progress = options.progress.unwrap_or(&mut ignore);
         let (index, start) = recovery::run(dir, &packs, progress)?;
+        packs.measure()?;
         let index = Arc::new(index);
         let writer = Arc::new(Writer::new(Arc::clone(&packs), Arc::clone(&index), limits, start));
         Ok(Store {
-            flusher: Flusher::start(Arc::clone(&writer)),
-            press: Press::start().map_err(Error::io("start threads for", dir))?,
+            dir: dir.to_owned(),
+            flusher: Flusher::start(Arc::clone(&writer), Arc::clone(&index), limits.lazy_for),
+            press: Press::start().map_err(Error::Thread)?,
             writer,
             packs,
             index,
             records: Cache::new(RECORD_CACHE_BYTES),
             trees: Cache::new(TREE_CACHE_BYTES),
+            leases: Arc::default(),
+            gate: RwLock::default(),
+            quota_bytes: options.quota_bytes,
+            collecting: Mutex::default(),
+            memo_order: RwLock::default(),
             _lock: lock,
         })
     }
 
     /// An object, or `None` if it was never committed.
     pub fn object(self: &Arc<Self>, cid: &Cid) -> Result<Option<Object>, Error> {
-        let location = self.index.get(&cid.hash)?;
-        location.map(|location| Object::open(Arc::clone(self), *cid, location)).transpose()
+        // First announced, then looked up: a collection either sees the reader, or hides the object from it.
+        let reading = Arc::new(self.leases.reading(*cid));
+        let location = self.locate(&cid.hash)?;
+        location.map(|location| Object::open(Arc::clone(self), *cid, location, Some(reading))).transpose()
     }
 
     /// Whether an object was committed.
     pub fn contains(&self, cid: &Cid) -> Result<bool, Error> {
-        Ok(self.index.get(&cid.hash)?.is_some())
+        Ok(self.locate(&cid.hash)?.is_some())
     }
 
     /// A whole object of at most `max_bytes`, verified against its name.
     pub fn read(self: &Arc<Self>, cid: &Cid, max_bytes: u64) -> Result<Vec<u8>, Error> {
         let object = self.object(cid)?.ok_or(Error::NotFound { cid: *cid })?;
-        let size_bytes = object.size_bytes();
-        if size_bytes > max_bytes {
-            return Err(Error::TooLarge { cid: *cid, size_bytes, max_bytes });
-        }
-        let mut bytes = Vec::new();
-        object.stream(&mut |chunk| {
-            bytes.extend_from_slice(chunk);
-            Ok(())
-        })?;
-        Ok(bytes)
+        read_whole(&object, max_bytes)
+    }
+
+    /// As `read`, for a collection, which keeps its own account of what is being read.
+    pub(crate) fn read_unannounced(self: &Arc<Self>, cid: &Cid, max_bytes: u64) -> Result<Vec<u8>, Error> {
+        let location = self.locate(&cid.hash)?.ok_or(Error::NotFound { cid: *cid })?;
+        read_whole(&Object::open(Arc::clone(self), *cid, location, None)?, max_bytes)
     }
 
     /// A directory of at most [`MAX_TREE_BYTES`].
@@ -153,12 +180,19 @@ impl Store {
 
     /// The value remembered under `key`.
     pub fn memo(&self, key: &Hash) -> Result<Option<Vec<u8>>, Error> {
-        let Some(location) = self.index.memo(key)? else { return Ok(None) };
-        let slice = self.slice(key, &location)?;
-        match split_memo(slice.bytes()) {
-            Ok((_, value)) => Ok(Some(value.to_vec())),
-            Err(what) => Err(self.corrupt(&location, what)),
-        }
+        self.memo_as(key, |value| Ok(value.to_vec()))
+    }
+
+    /// The value remembered under `key`, read by `read`, which says what is wrong with one that can't be.
+    pub(crate) fn memo_as<T>(
+        &self,
+        key: &Hash,
+        read: impl FnOnce(&[u8]) -> Result<T, &'static str>,
+    ) -> Result<Option<T>, Error> {
+        let Some(location) = self.locate_memo(key)? else { return Ok(None) };
+        let slice = self.slice_moving(key, &location, || self.index.memo(key))?;
+        let value = split_memo(slice.bytes()).and_then(|(_, value)| read(value));
+        value.map(Some).map_err(|what| self.corrupt(&location, what))
     }
 
     /// Labels that begin with `label_prefix`, in order, with the keys of their memos.
@@ -166,7 +200,7 @@ impl Store {
         &self,
         label_prefix: &[u8],
     ) -> Result<impl Iterator<Item = Result<(Vec<u8>, Hash), Error>> + use<>, Error> {
-        Ok(self.index.labels(label_prefix))
+        self.index.labels(label_prefix)
     }
 
     /// What the store holds. Costs one look at each pack file.
@@ -189,6 +223,80 @@ impl Store {
         self.writer.sync()
     }
 
+    /// Keeps what it is told to, and what is stored from now on, from being collected.
+    pub fn lease(&self) -> Lease {
+        self.leases.lease(|| self.index.indexed())
+    }
+
+    /// Where a chunk or manifest lies, unless a collection has found it to be dead.
+    pub(crate) fn locate(&self, hash: &Hash) -> Result<Option<Location>, Error> {
+        self.visible(|| self.index.get(hash), |gate, location| gate.hides(hash, location))
+    }
+
+    fn locate_memo(&self, key: &Hash) -> Result<Option<Location>, Error> {
+        self.visible(|| self.index.memo(key), |gate, location| gate.hides_memo(key, location))
+    }
+
+    fn visible(
+        &self,
+        ask: impl Fn() -> Result<Option<Location>, Error>,
+        hides: impl FnOnce(&Gate, &Location) -> bool,
+    ) -> Result<Option<Location>, Error> {
+        // The gate first: it may not open between the look and the check.
+        let gate = self.gate.read().expect("nothing panics while it is held");
+        let Some(gate) = gate.as_deref() else { return ask() };
+        let mut found = ask()?;
+        // What lay in a pack that was rewritten just now lies elsewhere, and the gate can't tell how new it was.
+        while let Some(gone) = found.filter(|location| self.packs.class_of(location.pack).is_none()) {
+            found = ask()?;
+            if found == Some(gone) {
+                break;
+            }
+        }
+        Ok(found.filter(|location| !hides(gate, location)))
+    }
+
+    /// The limit that the store was opened with, in bytes of packs.
+    pub fn quota_bytes(&self) -> Option<u64> {
+        self.quota_bytes
+    }
+
+    /// Bytes of all packs, without a look at the disk.
+    pub fn stored_bytes(&self) -> u64 {
+        self.packs.stored_bytes()
+    }
+
+    /// Whether so much more may be written.
+    pub(crate) fn check_quota(&self, needed_bytes: u64) -> Result<(), Error> {
+        let (Some(quota_bytes), stored_bytes) = (self.quota_bytes, self.stored_bytes()) else { return Ok(()) };
+        match stored_bytes.saturating_add(needed_bytes) > quota_bytes {
+            true => Err(Error::Quota { stored_bytes, quota_bytes, needed_bytes }),
+            false => Ok(()),
+        }
+    }
+
+    pub(crate) fn set_gate(&self, gate: Option<Arc<Gate>>) {
+        *self.gate.write().expect("nothing panics while it is held") = gate;
+        // Decoded directories are found without asking the index.
+        self.trees.clear();
+    }
+
+    pub(crate) fn leases(&self) -> &Arc<Leases> {
+        &self.leases
+    }
+
+    pub(crate) fn packs(&self) -> &Arc<Packs> {
+        &self.packs
+    }
+
+    pub(crate) fn memo_order(&self) -> &RwLock<()> {
+        &self.memo_order
+    }
+
+    pub(crate) fn collecting(&self) -> &Mutex<()> {
+        &self.collecting
+    }
+
     pub(crate) fn index(&self) -> &Index {
         &self.index
     }
@@ -197,12 +305,40 @@ impl Store {
         &self.press
     }
 
-    pub(crate) fn writer(&self) -> &Writer {
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(crate) fn writer(&self) -> &Arc<Writer> {
         &self.writer
     }
 
-    /// The verified bytes at `location`, which the index gives for `key`.
+    /// The verified bytes at `location`, which the index gave for `key`.
     pub(crate) fn slice(&self, key: &Hash, location: &Location) -> Result<Slice, Error> {
+        self.slice_moving(key, location, || self.index.get(key))
+    }
+
+    /// The pack may have been retired since the index was asked; then the index knows better now.
+    fn slice_moving(
+        &self,
+        key: &Hash,
+        location: &Location,
+        ask_again: impl Fn() -> Result<Option<Location>, Error>,
+    ) -> Result<Slice, Error> {
+        let gone = |error: &Error| matches!(error, Error::Corrupt { what: PACK_GONE, .. });
+        let mut location = *location;
+        loop {
+            match self.slice_at(key, &location) {
+                Err(error) if gone(&error) => match ask_again()? {
+                    Some(now) if now.pack != location.pack => location = now,
+                    _ => return Err(error),
+                },
+                other => return other,
+            }
+        }
+    }
+
+    fn slice_at(&self, key: &Hash, location: &Location) -> Result<Slice, Error> {
         let record = self.record(location)?;
         let member = usize::from(location.member);
         match record.members.get(member) {
@@ -221,7 +357,7 @@ impl Store {
             return Ok(record);
         }
         let pack = self.packs.get(location.pack)?;
-        let pack = pack.ok_or_else(|| self.corrupt(location, "the pack file is gone"))?;
+        let pack = pack.ok_or_else(|| self.corrupt(location, PACK_GONE))?;
         let record = Arc::new(pack.read_record(location.offset, location.record_bytes)?);
         self.records.insert(place, Arc::clone(&record), record.weight());
         Ok(record)
@@ -240,6 +376,19 @@ impl Drop for Store {
             tracing::warn!(error = &error as &dyn std::error::Error, "closing the store");
         }
     }
+}
+
+fn read_whole(object: &Object, max_bytes: u64) -> Result<Vec<u8>, Error> {
+    let (cid, size_bytes) = (object.cid(), object.size_bytes());
+    if size_bytes > max_bytes {
+        return Err(Error::TooLarge { cid, size_bytes, max_bytes });
+    }
+    let mut bytes = Vec::new();
+    object.stream(&mut |chunk| {
+        bytes.extend_from_slice(chunk);
+        Ok(())
+    })?;
+    Ok(bytes)
 }
 
 fn lock(path: PathBuf) -> Result<File, Error> {
@@ -276,4 +425,42 @@ fn write_format(dir: &Path, path: &Path) -> Result<(), Error> {
         File::open(dir)?.sync_all()
     };
     write().map_err(Error::io("write", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cid::Codec;
+    use crate::collect::Phase;
+    use crate::writer::Durability;
+
+    #[test]
+    fn what_moves_between_the_look_and_the_check_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::open(dir.path(), Options::default()).unwrap());
+        let put = |bytes: &[u8]| {
+            let mut batch = store.batch();
+            let cid = batch.put_bytes(Codec::Raw, bytes).unwrap();
+            batch.commit(Durability::Durable).unwrap();
+            cid
+        };
+        put(&(0..4_000u32).flat_map(|n| Hash::of(&n.to_le_bytes()).0).collect::<Vec<u8>>());
+        let _keeps_what_follows = store.lease();
+        let new = put(b"nothing names it, it is kept by its place").hash;
+        let before = store.index.get(&new).unwrap().unwrap();
+        let mut looked = false;
+        let mut progress = |phase| {
+            if !matches!(phase, Phase::Sweeping(done, all) if done == all) {
+                return;
+            }
+            let now = store.index.get(&new).unwrap();
+            assert!(now.unwrap().pack != before.pack && store.packs.class_of(before.pack).is_none());
+            let answers = std::cell::RefCell::new(vec![now, Some(before)]);
+            let ask = || Ok(answers.borrow_mut().pop().unwrap());
+            assert_eq!(store.visible(ask, |gate, location| gate.hides(&new, location)).unwrap(), now);
+            looked = true;
+        };
+        store.collect::<Error>(false, &mut progress, |_| Ok(())).unwrap();
+        assert!(looked);
+    }
 }

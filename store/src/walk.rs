@@ -1,13 +1,15 @@
 //! Walks the records of a pack from front to back, past damage.
 //!
 //! Where no valid record begins, the walk goes on at the next place that has a record's magic and a header
-//! that checks; if there is none before the end, the rest is reported as torn.
+//! that checks; if there is none before the end, the rest is reported as torn. What the disk can't read ends the walk,
+//! unless it is [`Walk::past_unreadable`].
 
 use crate::error::Error;
 use crate::pack::PackFile;
 use crate::record::{self, ENTRY_BYTES, Flaw, HEADER_BYTES, Header, Kind, MAGIC, Member, Record};
 
 const SEARCH_BYTES: u64 = 64 * 1024;
+const UNREADABLE: Flaw = "the disk can't read this";
 
 /// How much of each record is read.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -50,13 +52,27 @@ pub struct Walk<'a> {
     at: u64,
     end: u64,
     depth: Depth,
+    past_unreadable: bool,
 }
 
 impl<'a> Walk<'a> {
     /// Walks `from..end`; `end` may lie beyond the file.
     pub fn new(pack: &'a PackFile, from: u64, end: u64, depth: Depth) -> Result<Walk<'a>, Error> {
         let end = end.min(pack.size_bytes()?);
-        Ok(Walk { pack, at: from, end, depth })
+        Ok(Walk { pack, at: from, end, depth, past_unreadable: false })
+    }
+
+    /// Takes what the disk can't read for damage. Not for recovery: there it may be readable the next time.
+    pub fn past_unreadable(mut self) -> Walk<'a> {
+        self.past_unreadable = true;
+        self
+    }
+
+    /// Gives up this stretch; a record that begins in it is not looked for.
+    fn pass_over(&mut self) -> Step {
+        let from = self.at;
+        self.at = self.end.min((from / SEARCH_BYTES + 1) * SEARCH_BYTES);
+        Step::Damage { from, to: self.at, what: UNREADABLE }
     }
 
     fn step(&mut self) -> Result<Step, Error> {
@@ -144,10 +160,13 @@ impl Iterator for Walk<'_> {
         if self.at >= self.end {
             return None;
         }
-        let step = self.step();
-        if step.is_err() {
-            self.at = self.end;
+        match self.step() {
+            Err(Error::Io { .. } | Error::Corrupt { .. }) if self.past_unreadable => Some(Ok(self.pass_over())),
+            Err(error) => {
+                self.at = self.end;
+                Some(Err(error))
+            }
+            step => Some(step),
         }
-        Some(step)
     }
 }

@@ -7,13 +7,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
+use std::time::Duration;
 
 use crate::commit::Commit;
 use crate::error::Error;
 use crate::footer;
 use crate::index::{Index, Position};
 use crate::location::Entry;
-use crate::pack::{Class, FILE_HEADER_BYTES, PackFile, Packs};
+use crate::pack::{Class, FILE_HEADER_BYTES, PackFile, Packs, Room};
 
 /// When a commit is on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,16 +25,21 @@ pub enum Durability {
     Lazy,
 }
 
-/// Sizes at which a pack is sealed and the next one begun.
+/// Meta records of one commit that are taken although the disk is full or the quota used up: a name can always be
+/// removed.
+pub const SMALL_BYTES: usize = 64 * 1024;
+
+/// When a pack is sealed and the next one begun, and how long lazy commits wait for the disk.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     pub data_bytes: u64,
     pub meta_bytes: u64,
+    pub lazy_for: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { data_bytes: 256 << 20, meta_bytes: 64 << 20 }
+        Limits { data_bytes: 256 << 20, meta_bytes: 64 << 20, lazy_for: Duration::from_millis(800) }
     }
 }
 
@@ -42,6 +48,10 @@ impl Default for Limits {
 pub struct Contribution {
     pub records: Vec<u8>,
     pub entries: Vec<Entry>,
+    /// Packs that a record among these retires.
+    pub retired: Vec<u32>,
+    /// Part of a collection.
+    pub makes_room: bool,
 }
 
 /// A pack that is being written, and its end.
@@ -159,8 +169,8 @@ impl Writer {
         Writer { packs, index, limits, state: Mutex::new(state), log: Mutex::new(log), turn: Condvar::new() }
     }
 
-    /// Appends a data record; `entries` are placed where it lands and wait for a commit.
-    pub fn append(&self, record: &[u8], mut entries: Vec<Entry>) -> Result<(), Error> {
+    /// Appends a data record, given in two parts; `entries` are placed where it lands and wait for a commit.
+    pub fn append(&self, record: [&[u8]; 2], mut entries: Vec<Entry>, room: Room) -> Result<(), Error> {
         let mut state = self.lock();
         state.check()?;
         if state.data.is_none() {
@@ -168,9 +178,9 @@ impl Writer {
             state.data = Some(Active { pack, end: FILE_HEADER_BYTES });
         }
         let active = state.data.as_mut().expect("made just above");
-        active.pack.append(active.end, record)?;
+        active.pack.append_parts(active.end, record, room)?;
         entries.iter_mut().for_each(|entry| entry.place(active.pack.id, active.end));
-        active.end += record.len() as u64;
+        active.end += (record[0].len() + record[1].len()) as u64;
         let (pack, end) = (Arc::clone(&active.pack), active.end);
         state.note(&pack, end);
         state.appended.append(&mut entries);
@@ -195,6 +205,23 @@ impl Writer {
         }
     }
 
+    /// Begins the next pack of a class, so that all before it may be retired.
+    pub fn roll(&self, class: Class) -> Result<(), Error> {
+        self.lock().check()?;
+        let rolled = match class {
+            Class::Data => self.lock().roll_data(&self.packs),
+            Class::Meta => self.log.lock().expect("no code that can panic runs under this lock").roll(&self.packs),
+        };
+        match rolled {
+            Err(cause) if !matches!(cause, Error::Full { .. }) => {
+                let cause = Arc::new(cause);
+                self.lock().poison.get_or_insert(Arc::clone(&cause));
+                Err(Error::Poisoned { cause })
+            }
+            other => other,
+        }
+    }
+
     /// Makes all lazy commits durable. Does nothing when there are none.
     pub fn sync(&self) -> Result<(), Error> {
         let idle = {
@@ -213,6 +240,8 @@ impl Writer {
 
     fn lead_round<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         let mut round = state.take_round();
+        // Asked now: what is written is taken out of the round.
+        let is_lazy = !round.durable && !round.is_empty();
         if let Some(cause) = &state.poison {
             round.ticket.set(Outcome::Poisoned(Arc::clone(cause)));
             return state;
@@ -222,6 +251,9 @@ impl Writer {
         let outcome = self.lead(&mut round);
         let mut state = self.lock();
         state.leading = false;
+        if outcome.is_ok() {
+            state.lazy_made = is_lazy || state.lazy_made && !round.durable;
+        }
         state.close_round(round, outcome);
         self.turn.notify_all();
         state
@@ -242,7 +274,7 @@ impl Writer {
         }
         log.end = end;
         let entries = [round.appended.as_slice(), &round.gathered.entries].concat();
-        self.index.apply(&entries, end, log.durable)?;
+        self.index.apply(&entries, &round.gathered.retired, end, log.durable)?;
         log.seal_if_full(self.limits.meta_bytes)
     }
 
@@ -276,7 +308,7 @@ impl State {
     fn seal_data(&mut self) -> Result<(), Error> {
         let Some(active) = self.data.take() else { return Ok(()) };
         let footer = footer::encode(&active.pack, active.end)?;
-        match active.pack.append(active.end, &footer) {
+        match active.pack.append(active.end, &footer, Room::Reserve) {
             Ok(()) => {
                 self.note(&active.pack, active.end + footer.len() as u64);
                 Ok(())
@@ -289,11 +321,22 @@ impl State {
         }
     }
 
+    /// A pack without its footer is as good as one that a crash left.
+    fn roll_data(&mut self, packs: &Packs) -> Result<(), Error> {
+        self.seal_data()?;
+        let next = Arc::new(packs.create(Class::Data)?);
+        self.note(&next, FILE_HEADER_BYTES);
+        self.data = Some(Active { pack: next, end: FILE_HEADER_BYTES });
+        Ok(())
+    }
+
     fn gather(&mut self, mut contribution: Contribution) {
         let shift = self.gathered.records.len() as u64;
         contribution.entries.iter_mut().for_each(|entry| entry.place(0, shift));
         self.gathered.records.append(&mut contribution.records);
         self.gathered.entries.append(&mut contribution.entries);
+        self.gathered.retired.append(&mut contribution.retired);
+        self.gathered.makes_room |= contribution.makes_room;
     }
 
     fn take_round(&mut self) -> Round {
@@ -312,10 +355,7 @@ impl State {
 
     fn close_round(&mut self, round: Round, outcome: Result<(), Error>) {
         match outcome {
-            Ok(()) => {
-                self.lazy_made = !round.durable && (self.lazy_made || !round.is_empty());
-                round.ticket.set(Outcome::Done);
-            }
+            Ok(()) => round.ticket.set(Outcome::Done),
             Err(Error::Full { path, needed_bytes, free_bytes }) => {
                 let ticket = Arc::clone(&round.ticket);
                 self.take_back(round);
@@ -346,22 +386,29 @@ impl Ticket {
 }
 
 impl Log {
-    /// Writes the round's meta records and its commit record in one go; returns the new end.
+    /// Writes the round's meta records and its commit record in one go; returns the new end. The first commit of a
+    /// pack names the newest data pack in any case, so that no earlier meta pack is needed to know how far it reaches.
     fn write(&mut self, packs: &Packs, round: &mut Round) -> Result<Position, Error> {
         if self.active.is_none() {
             let pack = Arc::new(packs.create(Class::Meta)?);
             self.active = Some(Active { pack, end: FILE_HEADER_BYTES });
         }
         let active = self.active.as_mut().expect("made just above");
+        let mut touched = round.touched.clone();
+        if active.end == FILE_HEADER_BYTES && round.data_end.0 != 0 {
+            touched.insert(round.data_end.0, round.data_end.1);
+        }
         let commit = Commit {
             sequence: self.end.sequence + 1,
             span_start: active.end,
             durable: round.durable,
-            data: round.touched.iter().map(|(id, end)| (*id, *end)).collect(),
+            data: touched.into_iter().collect(),
         };
         let mut records = std::mem::take(&mut round.gathered.records);
         records.extend_from_slice(&commit.encode());
-        active.pack.append(active.end, &records)?;
+        let small = records.len() <= SMALL_BYTES || round.gathered.makes_room;
+        let room = if small { Room::Reserve } else { Room::Plenty };
+        active.pack.append(active.end, &records, room)?;
         round.gathered.entries.iter_mut().for_each(|entry| entry.place(active.pack.id, active.end));
         active.end += records.len() as u64;
         let (data_id, data_end) = round.data_end;
@@ -373,12 +420,20 @@ impl Log {
         self.active.as_ref().map_or(Ok(()), |active| active.pack.sync())
     }
 
+    fn roll(&mut self, packs: &Packs) -> Result<(), Error> {
+        self.seal_if_full(0)?;
+        self.sync()?;
+        let next = Arc::new(packs.create(Class::Meta)?);
+        self.active = Some(Active { pack: next, end: FILE_HEADER_BYTES });
+        Ok(())
+    }
+
     /// Seals a full meta pack; it is on disk before its successor begins. Its footer lies behind the end of
     /// the log, where a scan meets and skips it.
     fn seal_if_full(&mut self, limit: u64) -> Result<(), Error> {
         let Some(active) = self.active.take_if(|active| active.end >= limit) else { return Ok(()) };
         let footer = footer::encode(&active.pack, active.end)?;
-        match active.pack.append(active.end, &footer) {
+        match active.pack.append(active.end, &footer, Room::Reserve) {
             Ok(()) => active.pack.sync(),
             Err(Error::Full { .. }) => {
                 self.active = Some(active);
@@ -392,6 +447,7 @@ impl Log {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::Files;
     use crate::hash::Hash;
     use crate::location;
     use crate::record::{Draft, Kind};
@@ -400,7 +456,7 @@ mod tests {
     #[test]
     fn a_failed_write_of_the_log_stops_all_writing() {
         let dir = tempfile::tempdir().unwrap();
-        let packs = Arc::new(Packs::open(dir.path().join("packs")).unwrap());
+        let packs = Arc::new(Packs::open(Arc::new(Files::new(dir.path().join("packs")))).unwrap());
         let index = Arc::new(Index::open(&dir.path().join("index")).unwrap());
         let id = packs.create(Class::Meta).unwrap().id;
         let meta = Active { pack: packs.get(id).unwrap().unwrap(), end: FILE_HEADER_BYTES };
@@ -409,20 +465,44 @@ mod tests {
         let writer = Writer::new(packs, Arc::clone(&index), Limits::default(), start);
         let mut draft = Draft::default();
         draft.push(&Hash::of(b"abc"), true, b"abc");
-        let record = draft.encode(Kind::Chunks);
-        let entries = || location::entries(Kind::Chunks, record.len() as u32, &draft.members(), b"abc").unwrap();
-        writer.append(&record, entries()).unwrap();
+        let record = draft.seal(Kind::Chunks);
+        let members = record.draft().members();
+        let entries = || location::entries(Kind::Chunks, record.record_bytes(), &members, b"abc").unwrap();
+        writer.append(record.parts(), entries(), Room::Plenty).unwrap();
         let cause = match writer.commit(Contribution::default(), Durability::Durable) {
             Err(Error::Poisoned { cause }) => cause,
             other => panic!("{other:?}"),
         };
         assert!(matches!(*cause, Error::Io { .. }), "{cause:?}");
         assert_eq!(index.get(&Hash::of(b"abc")).unwrap(), None);
-        for refused in
-            [writer.append(&record, entries()), writer.commit(Contribution::default(), Durability::Lazy), writer.sync()]
-        {
+        let lazily = || writer.commit(Contribution::default(), Durability::Lazy);
+        for refused in [writer.append(record.parts(), entries(), Room::Plenty), lazily(), writer.sync()] {
             assert!(matches!(refused, Err(Error::Poisoned { .. })), "{refused:?}");
         }
         assert!(!writer.has_lazy());
+    }
+
+    /// Lazy commits of memos or trees alone counted as nothing: no sync was made for them, and the next durable commit
+    /// vouched for records that a power cut could still lose.
+    #[test]
+    fn a_lazy_commit_without_data_waits_for_a_sync_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let packs = Arc::new(Packs::open(Arc::new(Files::new(dir.path().join("packs")))).unwrap());
+        let index = Arc::new(Index::open(&dir.path().join("index")).unwrap());
+        let position = Position::default();
+        let start = Start { data: None, meta: None, kept: BTreeMap::new(), end: position, durable: position };
+        let writer = Writer::new(packs, Arc::clone(&index), Limits::default(), start);
+        let mut draft = Draft::default();
+        draft.push(&Hash::of(b"k"), false, &location::join_memo(b"label", b"value"));
+        let contribution =
+            Contribution { records: draft.seal(Kind::Memos).parts().concat(), ..Contribution::default() };
+        writer.commit(contribution, Durability::Lazy).unwrap();
+        assert!(writer.has_lazy());
+        assert_eq!(index.checkpoint().durable, position);
+        writer.commit(Contribution::default(), Durability::Lazy).unwrap();
+        assert!(writer.has_lazy(), "an empty commit changes nothing");
+        writer.sync().unwrap();
+        assert!(!writer.has_lazy());
+        assert_eq!(index.checkpoint().durable, index.checkpoint().indexed);
     }
 }

@@ -5,9 +5,10 @@ mod common;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::{commit, copy, noise, open, packs, put, scratch, text};
-use gridfs_store::{Cid, Codec, Durability, Error, Hash, Options, Progress, Stats, Store};
+use gridfs_store::{Cid, Codec, Durability, Error, Hash, Options, Progress, Stats, Store, Target, Tree, TreeEntry};
 
 fn flip(path: &Path, offset: u64) {
     let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
@@ -63,6 +64,111 @@ fn flipping_any_byte_gives_an_error_or_the_right_bytes() {
             assert!(!keep_index || read >= objects.len() - 1, "{what}: only {read} left");
         }
     }
+}
+
+/// A closed store with many small things in it.
+struct Rich {
+    dir: tempfile::TempDir,
+    objects: Vec<(Cid, Vec<u8>)>,
+    memos: Vec<(Hash, Vec<u8>)>,
+}
+
+fn rich_store() -> Rich {
+    let dir = scratch();
+    let store = open(dir.path());
+    let (mut objects, mut memos) = (Vec::new(), Vec::new());
+    for seed in 0..6 {
+        commit(&store, |batch| {
+            let mut put = |codec, bytes: Vec<u8>| {
+                let cid = batch.put_bytes(codec, &bytes).unwrap();
+                objects.push((cid, bytes));
+                cid
+            };
+            let file = put(Codec::Raw, noise(seed, 700));
+            put(Codec::Raw, text(seed, 100_000));
+            let target = Target::File { cid: file, size_bytes: 700, executable: false };
+            let entry = |n| TreeEntry { name: format!("name {n}").into_bytes(), target: target.clone() };
+            put(Codec::DagCbor, Tree::new((0..4 + seed).map(entry).collect()).unwrap().encode());
+            let (key, value) = (Hash::of(&seed.to_le_bytes()), noise(seed, 150));
+            batch.put_memo(key, format!("memo {seed}").as_bytes(), &value).unwrap();
+            memos.push((key, value));
+        });
+    }
+    drop(store);
+    Rich { dir, objects, memos }
+}
+
+impl Rich {
+    /// Flips a bit of a copy and reads everything; returns whether anything was in error.
+    fn notices_flip(&self, random: u64) -> bool {
+        let copied = scratch();
+        copy(self.dir.path(), copied.path());
+        let has_index = !random.is_multiple_of(8);
+        if !has_index {
+            fs::remove_dir_all(copied.path().join("index")).unwrap();
+        }
+        let what = flip_any(copied.path(), random);
+        let store = open(copied.path());
+        let mut noticed = 0;
+        for (cid, bytes) in &self.objects {
+            match store.read(cid, 1 << 20) {
+                Ok(found) => assert!(found == *bytes, "{what}: {cid} reads wrong"),
+                // Without an index, what is damaged may be gone.
+                Err(error) => {
+                    assert!(!has_index || !matches!(error, Error::NotFound { .. }), "{what}: {error:?}");
+                    noticed += 1;
+                }
+            }
+        }
+        for (key, value) in &self.memos {
+            match store.memo(key) {
+                Ok(found) if found.as_ref() == Some(value) => {}
+                Ok(None) if !has_index => noticed += 1,
+                Ok(found) => panic!("{what}: memo {key} is {found:?}"),
+                Err(_) => noticed += 1,
+            }
+        }
+        noticed > 0
+    }
+}
+
+/// Flips the bit that `random` chooses out of those of all packs; says which.
+fn flip_any(dir: &Path, random: u64) -> String {
+    let files = [packs(dir, "data"), packs(dir, "meta")].concat();
+    let sizes: Vec<u64> = files.iter().map(|file| fs::metadata(file).unwrap().len()).collect();
+    let mut bit = (random >> 3) % (8 * sizes.iter().sum::<u64>());
+    let number = sizes.iter().position(|size| {
+        let here = bit < 8 * size;
+        bit -= if here { 0 } else { 8 * size };
+        here
+    });
+    let file = &files[number.unwrap()];
+    let mut bytes = fs::read(file).unwrap();
+    bytes[bit as usize / 8] ^= 1 << (bit % 8);
+    fs::write(file, bytes).unwrap();
+    format!("random {random}: {} bit {bit}", file.display())
+}
+
+#[test]
+fn ten_thousand_flipped_bits_are_never_read_as_something_else() {
+    const FLIPS: usize = 10_000;
+    let store = rich_store();
+    let random = noise(0x000f_1195, 8 * FLIPS);
+    let random: Vec<u64> = random.chunks(8).map(|bytes| u64::from_le_bytes(bytes.try_into().unwrap())).collect();
+    let (next, noticed) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let work = || {
+        while let Some(random) = random.get(next.fetch_add(1, Ordering::Relaxed)) {
+            noticed.fetch_add(usize::from(store.notices_flip(*random)), Ordering::Relaxed);
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(work);
+        }
+    });
+    let noticed = noticed.into_inner();
+    eprintln!("{noticed} of {FLIPS} flips hit something that is read");
+    assert!(noticed > FLIPS * 8 / 10, "only {noticed} flips hit anything");
 }
 
 #[test]
@@ -182,7 +288,7 @@ fn lazy_commits_without_their_data_are_cut() {
 fn reopen_with_progress(dir: &Path) -> (Stats, Vec<Progress>) {
     let mut seen = Vec::new();
     let mut progress = |progress| seen.push(progress);
-    let options = Options { progress: Some(&mut progress) };
+    let options = Options { progress: Some(&mut progress), ..Options::default() };
     let stats = Store::open(dir, options).unwrap().stats().unwrap();
     (Stats { disk_bytes: 0, ..stats }, seen)
 }

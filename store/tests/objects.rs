@@ -107,8 +107,8 @@ fn small_files_share_records() {
     assert_eq!((stats.objects, stats.chunks, stats.plain_bytes), (10_000, 10_000, 4_000_000));
     let data = std::fs::read(&common::packs(dir.path(), "data")[0]).unwrap();
     let records = data.windows(4).filter(|window| window == b"gRec").count();
-    // A record is full at 256 KiB: 656 files of 400 bytes.
-    assert_eq!(records, 10_000usize.div_ceil(656));
+    // A record is full at 288 KiB: 738 files of 400 bytes.
+    assert_eq!(records, 10_000usize.div_ceil(738));
     for (cid, file) in cids.iter().zip(&files) {
         assert_eq!(store.read(cid, 400).unwrap(), *file);
     }

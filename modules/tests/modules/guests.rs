@@ -118,7 +118,8 @@ fn untar_gives_the_tree_that_tar_packed() {
     make_tree(source.path());
     let mut batch = rig.store.batch();
     let on = &mut |_: gridfs_store::ingest::Event<'_>| std::ops::ControlFlow::Continue(());
-    let expected = gridfs_store::ingest::put_path(&mut batch, source.path(), on).unwrap();
+    let expected =
+        gridfs_store::ingest::put_path(&mut batch, source.path(), gridfs_store::ingest::Read::Changed, on).unwrap();
     batch.commit(Durability::Lazy).unwrap();
     assert_eq!(rig.listing(&expected).len(), 15);
     for (options, magic) in [

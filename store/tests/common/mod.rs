@@ -1,13 +1,22 @@
 //! What several test files need: stores in temporary directories, and bytes to put into them.
 #![allow(dead_code)]
 
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use gridfs_store::{Batch, Cid, Codec, Durability, Options, Store};
+use gridfs_store::{Batch, Cid, Codec, Durability, Error, Options, Store};
 
+/// Opens a store. Another test's child process may hold this one's lock between its fork and its exec.
 pub fn open(dir: &Path) -> Arc<Store> {
-    Arc::new(Store::open(dir, Options::default()).unwrap_or_else(|error| panic!("{}: {error:?}", dir.display())))
+    for _ in 0..100 {
+        match Store::open(dir, Options::default()) {
+            Ok(store) => return Arc::new(store),
+            Err(Error::Locked { .. }) => std::thread::sleep(std::time::Duration::from_millis(10)),
+            Err(error) => panic!("{}: {error:?}", dir.display()),
+        }
+    }
+    panic!("{} stays locked", dir.display());
 }
 
 /// A temporary directory, in memory where that is to be had: for tests that open hundreds of stores.
@@ -47,6 +56,14 @@ pub fn packs(dir: &Path, extension: &str) -> Vec<std::path::PathBuf> {
     let mut paths: Vec<_> = entries.filter(|path| path.extension().is_some_and(|e| e == extension)).collect();
     paths.sort();
     paths
+}
+
+/// Flips bits of one byte.
+pub fn flip(path: &Path, offset: u64, bits: u8) {
+    let file = std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, offset).unwrap();
+    file.write_all_at(&[byte[0] ^ bits], offset).unwrap();
 }
 
 /// Copies a closed store.

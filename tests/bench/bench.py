@@ -1,0 +1,175 @@
+"""Measuring: rounds of jobs, each with every system."""
+
+import dataclasses
+import os
+
+from files import apparent_bytes, remove
+from jobs import corpus_of, does, kind_of
+from process import Failed, run, say
+
+VERIFY = """\
+diff -rq --no-dereference "$TREE" "$OUT"
+executables() { cd "$1" && find . -type f -perm -u+x | sort; }
+if [ -d "$TREE" ]; then diff <(executables "$TREE") <(executables "$OUT"); fi"""
+
+
+@dataclasses.dataclass
+class Sample:
+    round: int
+    job: str
+    system: str
+    seconds: float
+    bytes: int | None
+    cache_bytes: int | None
+
+
+class Trial:
+    """One system at one corpus in one round, from the empty repository on. Each job answers seconds and, if it stores,
+    what that added to the repository and to the system's cache."""
+
+    def __init__(self, work, system, tree, further, checked):
+        self.system = system
+        self.tree = tree
+        self.versions = further
+        self.checked = checked  # the kinds of job whose outcome is compared with the tree
+        self.work = work
+        self.repo = work / f"repo.{system.name}"
+        self.cache = work / f"cache.{system.name}"
+        self.out = work / "out"
+
+    def store(self):
+        self.repo.mkdir()
+        self.cache.mkdir()
+        if self.system.init:
+            self.run(self.system.init, self.tree, "")
+        seconds, _, _ = self.add(self.tree, "first", "store" in self.checked)
+        return seconds, *self.sizes()
+
+    def second(self):
+        return self.add(self.tree, "second", "second" in self.checked)
+
+    def further(self):
+        check = "further" in self.checked
+        added = [self.add(tree, f"further-{tree.name}", check) for tree in self.versions]
+        return tuple(map(sum, zip(*added)))
+
+    def restore(self):
+        return self.restored(self.tree, "first", "restore" in self.checked), None, None
+
+    def add(self, tree, name, check):
+        repo, cache = self.sizes()
+        seconds = self.timed(self.system.store, tree, name)
+        repo_after, cache_after = self.sizes()
+        if check:
+            self.restored(tree, name, check)
+        return seconds, repo_after - repo, cache_after - cache
+
+    def sizes(self):
+        """Of the repository, and of the cache wherever it is."""
+        inside = [self.repo / name for name in self.system.caches_inside]
+        return apparent_bytes(self.repo), sum(map(apparent_bytes, [self.cache, *inside]))
+
+    def restored(self, tree, name, check):
+        """Restores what was stored as `name`; answers the seconds."""
+        try:
+            seconds = self.timed(self.system.restore, tree, name)
+            if check:
+                self.run(VERIFY, tree, name)
+        finally:
+            remove(self.out)
+        return seconds
+
+    def timed(self, command, tree, name):
+        # Not `tar -cf /dev/null`, which reads no file.
+        self.run('tar -cf - "$TREE" "$REPO" | cat >/dev/null', tree, name)
+        os.sync()
+        return self.run(command, tree, name)
+
+    def run(self, command, tree, name):
+        return run(command, self.environment(tree, name), tree if tree.is_dir() else self.work, self.work / "log")
+
+    def environment(self, tree, name):
+        """All that a command sees: nothing of the user's own settings, caches or repositories."""
+        return {
+            "PATH": f"{self.work / 'bin'}:{os.environ['PATH']}",
+            "HOME": str(self.work / "home"),
+            "TMPDIR": str(self.work / "tmp"),
+            "LC_ALL": "C.UTF-8",
+            "TREE": str(tree),
+            "REPO": str(self.repo),
+            "CACHE": str(self.cache),
+            "NAME": name,
+            "OUT": str(self.out),
+            "GRID_HOME": str(self.repo),
+            "RESTIC_REPOSITORY": str(self.repo),
+            "RESTIC_CACHE_DIR": str(self.cache),
+            "RESTIC_PASSWORD": "benchmark",
+            "BORG_REPO": str(self.repo),
+            "BORG_BASE_DIR": str(self.cache),
+            "BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK": "yes",
+        }
+
+    def clear(self):
+        remove(self.repo)
+        remove(self.cache)
+        for path in self.work.glob(f"{self.repo.name}.*.cid"):
+            remove(path)
+
+
+class Bench:
+    """A run: what was measured, and who failed. A system that failed at a corpus is left out there from then on."""
+
+    def __init__(self, work, systems, jobs, trees, further):
+        self.work = work
+        self.systems = systems
+        self.jobs = jobs
+        self.trees = trees
+        self.plain_bytes = {corpus: apparent_bytes(tree) for corpus, tree in trees.items()}
+        self.further = further
+        self.samples = []
+        self.failures = {}
+
+    def round(self, number):
+        turn = (number - 1) % len(self.systems)
+        order = self.systems[turn:] + self.systems[:turn]
+        for corpus, tree in self.trees.items():
+            trials = [
+                Trial(self.work, system, tree, self.further, self.checked(corpus) if number == 1 else set())
+                for system in order
+                if corpus in system.corpora
+            ]
+            try:
+                for job in (job for job in self.jobs if corpus_of(job) == corpus):
+                    for trial in trials:
+                        self.measure(number, job, trial)
+            finally:
+                for trial in trials:
+                    trial.clear()
+
+    def checked(self, corpus):
+        """A store needs no comparison of its own if what it stored is restored and compared anyway."""
+        return {"second", "further", "restore" if f"restore-{corpus}" in self.jobs else "store"}
+
+    def measure(self, number, job, trial):
+        kind, corpus, name = kind_of(job), corpus_of(job), trial.system.name
+        if (corpus, name) in self.failures or not does(trial.system, job):
+            return
+        where = f"round {number}  {job:12}  {name:8}"
+        try:
+            seconds, size, cache = getattr(trial, kind)()
+        except Failed as error:
+            self.failures[corpus, name] = f"{job}: {error}"
+            say(f"{where}  FAILED: {error}")
+            return
+        self.samples.append(Sample(number, job, name, seconds, size, cache))
+        say(f"{where}  {seconds:8.2f} s" + (f"  {size:14,} B" if size is not None else ""))
+
+    def values(self, job, system, field):
+        """The samples of a field; none if the system failed. "rate" is in GB/s of the corpus's plain bytes."""
+        if (corpus_of(job), system) in self.failures:
+            return []
+        samples = [sample for sample in self.samples if (sample.job, sample.system) == (job, system)]
+        if field == "rate":
+            size = self.plain_bytes[corpus_of(job)]
+            return [size / sample.seconds / 1e9 for sample in samples]
+        return [value for sample in samples if (value := getattr(sample, field)) is not None]
