@@ -1,7 +1,7 @@
 //! How the store does with many chunks: `cargo bench -p gridfs-store --bench scale [-- CHUNKS]` (10 million by default).
 //!
 //! Puts distinct chunks of 64 bytes until there are 10^5, 10^6, 10^7; at each mark it measures what a put costs, what a
-//! lookup costs, and what an idle process takes after opening; at the end, how long the index takes to be rebuilt.
+//! lookup costs, and what a process takes that idles after many lookups; at the end, how long the index takes to be rebuilt.
 //! Uses up to 3 GB below the temporary directory (TMPDIR), which it removes.
 
 use std::path::Path;
@@ -13,16 +13,18 @@ use gridfs_store::{Cid, Codec, Durability, Options, Progress, Store};
 
 const MARKS: [u64; 3] = [100_000, 1_000_000, 10_000_000];
 const LOOKUPS: u64 = 20_000;
+/// Of the process whose memory is looked at: enough to fill the index's cache.
+const WARMING_LOOKUPS: u64 = 300_000;
 const PUTS: u64 = 200;
 /// Chunks put in one batch while filling up.
 const BATCH: u64 = 100_000;
 const IDLE: &str = "GRIDFS_BENCH_IDLE";
 
 fn main() {
-    if let Some(dir) = std::env::var_os(IDLE) {
-        return idle(Path::new(&dir));
-    }
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
+    if let Some(dir) = std::env::var_os(IDLE) {
+        return idle(Path::new(&dir), arguments[0].parse().expect("the number of chunks"));
+    }
     let most = arguments.first().map_or(MARKS[2], |text| text.parse().expect("the number of chunks"));
     let dir = tempfile::tempdir().expect("a temporary directory");
     println!(
@@ -39,10 +41,10 @@ fn main() {
         }
         let rate = (mark - first) as f64 / start.elapsed().as_secs_f64();
         let put = put_cost(&store, mark);
-        let (hit, hit_p99) = lookups(&store, mark, 0);
-        let (miss, _) = lookups(&store, mark, 1 << 40);
+        let (hit, hit_p99) = lookups(&store, LOOKUPS, mark, 0);
+        let (miss, _) = lookups(&store, LOOKUPS, mark, 1 << 40);
         drop(store);
-        let idle = idle_megabytes(dir.path());
+        let idle = idle_megabytes(dir.path(), mark);
         println!("{mark:>10} {rate:>12.0} {put:>14.1} {hit:>14.2} {hit_p99:>12.2} {miss:>10.2} {idle:>9}");
     }
     rebuild(dir.path());
@@ -80,7 +82,7 @@ fn put_cost(store: &Arc<Store>, seed: u64) -> f64 {
     quantile(&mut (0..PUTS).map(put).collect::<Vec<_>>(), 50)
 }
 
-fn lookups(store: &Arc<Store>, stored: u64, beyond: u64) -> (f64, f64) {
+fn lookups(store: &Arc<Store>, count: u64, stored: u64, beyond: u64) -> (f64, f64) {
     let look = |number: u64| {
         let chosen = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) % stored + beyond;
         let cid = Cid::of(Codec::Raw, &content(chosen));
@@ -89,7 +91,7 @@ fn lookups(store: &Arc<Store>, stored: u64, beyond: u64) -> (f64, f64) {
         assert_eq!(found, beyond == 0);
         start.elapsed()
     };
-    let mut times: Vec<_> = (0..LOOKUPS).map(look).collect();
+    let mut times: Vec<_> = (0..count).map(look).collect();
     (quantile(&mut times, 50), quantile(&mut times, 99))
 }
 
@@ -98,15 +100,16 @@ fn quantile(times: &mut [Duration], percent: usize) -> f64 {
     times[times.len() * percent / 100].as_secs_f64() * 1e6
 }
 
-/// Resident memory of a process that has done nothing but open the store.
-fn idle_megabytes(dir: &Path) -> u64 {
+/// Resident memory of a process that has opened the store, has looked up many of its chunks, and now idles.
+fn idle_megabytes(dir: &Path, stored: u64) -> u64 {
     let program = std::env::current_exe().expect("this program");
-    let output = Command::new(program).env(IDLE, dir).output().expect("this program runs");
+    let output = Command::new(program).arg(stored.to_string()).env(IDLE, dir).output().expect("this program runs");
     String::from_utf8_lossy(&output.stdout).trim().parse().expect("a number of kilobytes")
 }
 
-fn idle(dir: &Path) {
+fn idle(dir: &Path, stored: u64) {
     let store = open(dir);
+    lookups(&store, WARMING_LOOKUPS, stored, 0);
     std::thread::sleep(Duration::from_millis(500));
     let status = std::fs::read_to_string("/proc/self/status").expect("procfs");
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a line VmRSS");

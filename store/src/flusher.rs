@@ -28,8 +28,8 @@ impl Flusher {
                     return;
                 }
                 flush(&writer);
-                if period.is_multiple_of(INDEX_PERIODS) {
-                    flush_index(&index);
+                if period.is_multiple_of(INDEX_PERIODS) && flush_index(&index) {
+                    give_back_memory();
                 }
             }
         };
@@ -57,8 +57,20 @@ fn flush(writer: &Writer) {
     }
 }
 
-fn flush_index(index: &Index) {
-    if let Err(error) = index.flush() {
+/// Whether there was anything to write.
+fn flush_index(index: &Index) -> bool {
+    index.flush().unwrap_or_else(|error| {
         tracing::warn!(error = &error as &dyn std::error::Error, "writing the index's file");
-    }
+        false
+    })
 }
+
+/// glibc keeps what a large put has freed, some hundreds of megabytes after a million chunks.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn give_back_memory() {
+    // SAFETY: it may be called at any time from any thread.
+    unsafe { libc::malloc_trim(0) };
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn give_back_memory() {}

@@ -371,7 +371,7 @@ impl Store {
 impl Drop for Store {
     fn drop(&mut self) {
         self.flusher.stop();
-        let closed = self.writer.sync().and_then(|()| self.index.flush());
+        let closed = self.writer.sync().and_then(|()| self.index.flush().map(drop));
         if let Err(error) = closed {
             tracing::warn!(error = &error as &dyn std::error::Error, "closing the store");
         }

@@ -2,11 +2,13 @@
 
 import dataclasses
 import os
+import time
 
 from files import apparent_bytes, remove
 from jobs import corpus_of, does, kind_of
 from process import Failed, run, say
 
+REST_S = 65
 VERIFY = """\
 diff -rq --no-dereference "$TREE" "$OUT"
 executables() { cd "$1" && find . -type f -perm -u+x | sort; }
@@ -27,17 +29,20 @@ class Trial:
     """One system at one corpus in one round, from the empty repository on. Each job answers seconds and, if it stores,
     what that added to the repository and to the system's cache."""
 
-    def __init__(self, work, system, tree, further, checked):
+    def __init__(self, work, system, corpus, tree, further, checked):
         self.system = system
         self.tree = tree
         self.versions = further
         self.checked = checked  # the kinds of job whose outcome is compared with the tree
         self.work = work
-        self.repo = work / f"repo.{system.name}"
-        self.cache = work / f"cache.{system.name}"
-        self.out = work / "out"
+        home = work / f"{corpus}.{system.name}"
+        self.home = home
+        self.repo = home / "repo"
+        self.cache = home / "cache"
+        self.outs = 0
 
     def store(self):
+        self.home.mkdir()
         self.repo.mkdir()
         self.cache.mkdir()
         if self.system.init:
@@ -70,13 +75,11 @@ class Trial:
         return apparent_bytes(self.repo), sum(map(apparent_bytes, [self.cache, *inside]))
 
     def restored(self, tree, name, check):
-        """Restores what was stored as `name`; answers the seconds."""
-        try:
-            seconds = self.timed(self.system.restore, tree, name)
-            if check:
-                self.run(VERIFY, tree, name)
-        finally:
-            remove(self.out)
+        """Restores what was stored as `name`, to a place of its own; answers the seconds."""
+        self.outs += 1
+        seconds = self.timed(self.system.restore, tree, name)
+        if check:
+            self.run(VERIFY, tree, name)
         return seconds
 
     def timed(self, command, tree, name):
@@ -99,7 +102,7 @@ class Trial:
             "REPO": str(self.repo),
             "CACHE": str(self.cache),
             "NAME": name,
-            "OUT": str(self.out),
+            "OUT": str(self.home / f"out.{self.outs}"),
             "GRID_HOME": str(self.repo),
             "RESTIC_REPOSITORY": str(self.repo),
             "RESTIC_CACHE_DIR": str(self.cache),
@@ -110,10 +113,7 @@ class Trial:
         }
 
     def clear(self):
-        remove(self.repo)
-        remove(self.cache)
-        for path in self.work.glob(f"{self.repo.name}.*.cid"):
-            remove(path)
+        remove(self.home)
 
 
 class Bench:
@@ -130,21 +130,29 @@ class Bench:
         self.failures = {}
 
     def round(self, number):
+        """Nothing is deleted before the end of the round, and then the disk rests: ext4 is slow to create files for a
+        minute after many were deleted, because it passes over each inode that was in use a minute ago."""
         turn = (number - 1) % len(self.systems)
         order = self.systems[turn:] + self.systems[:turn]
-        for corpus, tree in self.trees.items():
-            trials = [
-                Trial(self.work, system, tree, self.further, self.checked(corpus) if number == 1 else set())
-                for system in order
-                if corpus in system.corpora
-            ]
-            try:
+        trials = []
+        if number > 1:
+            time.sleep(REST_S)
+        try:
+            for corpus, tree in self.trees.items():
+                checked = self.checked(corpus) if number == 1 else set()
+                here = [
+                    Trial(self.work, system, corpus, tree, self.further, checked)
+                    for system in order
+                    if corpus in system.corpora
+                ]
+                trials += here
                 for job in (job for job in self.jobs if corpus_of(job) == corpus):
-                    for trial in trials:
+                    for trial in here:
                         self.measure(number, job, trial)
-            finally:
-                for trial in trials:
-                    trial.clear()
+        finally:
+            for trial in trials:
+                trial.clear()
+            os.sync()
 
     def checked(self, corpus):
         """A store needs no comparison of its own if what it stored is restored and compared anyway."""
