@@ -14,7 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::error::{Code, Error, Result};
-use crate::grid::Grid;
+use crate::grid::{Grid, Policy};
 use crate::home;
 use crate::node::Node;
 use crate::service::wire::{self, Input};
@@ -39,12 +39,12 @@ pub struct Daemon {
 
 impl Daemon {
     /// Mounts `node` at `directory` and opens the socket. When it returns, the mount answers.
-    pub fn start(node: Arc<Node>, directory: &Path, options: MountOptions) -> Result<Daemon> {
+    pub fn start(node: Arc<Node>, directory: &Path, options: MountOptions, policy: Policy) -> Result<Daemon> {
         // Before anybody can know that there is a daemon to end.
         let (terminate, interrupt) = (signal_of(SignalKind::terminate())?, signal_of(SignalKind::interrupt())?);
         let socket = home::socket(node.home.directory());
         let listener = listen(&socket)?;
-        let grid = Grid::new(node.kernel.clone(), node.home.directory().to_owned());
+        let grid = Grid::new(node.kernel.clone(), node.home.directory().to_owned(), policy);
         let runtime = tokio::runtime::Handle::current();
         let mount = mount(grid, directory, options, runtime)
             .map_err(|e| Error::caused(Code::General, format!("can't mount at {}", directory.display()), e))?;

@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use gridfs_fuse::MountOptions;
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::PidfdFlags;
 
+use super::options::Options;
 use super::output::Output;
 use super::{Globals, runtime};
 use crate::client::Listener as _;
@@ -36,13 +36,22 @@ Examples:
   gridfs mount                     mount at ~/.grid/mnt
   gridfs mount ~/grid
   gridfs mount --foreground ~/grid run until Ctrl-C or `gridfs umount`
-  gridfs mount -o allow_other /srv/grid")]
+  gridfs mount -o allow_other,stat=compute /srv/grid
+
+Options:
+  allow_other            let other users in (needs root, or user_allow_other in /etc/fuse.conf)
+  home=DIR               the node's home, in place of GRID_HOME
+  scan=refuse|compute    an open with O_NONBLOCK of a pending result answers EAGAIN, or computes it
+  stat=pending|compute   asking for the size of a pending result shows 0, or computes it
+  fsname=NAME            the source that /proc/mounts shows
+  noexec                 nothing on the mount can be executed
+What else fstab(5) lines say (ro, nofail, x-systemd.automount, ...) is accepted and has no effect.")]
 pub(crate) struct Mount {
     /// Stay in the foreground and log to standard error
     #[arg(long, short)]
     foreground: bool,
-    /// Mount options, separated by commas: allow_other
-    #[arg(short, value_delimiter = ',', value_name = "OPTS")]
+    /// Mount options, separated by commas; see below
+    #[arg(short, value_name = "OPTS")]
     options: Vec<String>,
     /// Says on standard output when the mount answers; for the parent of a background daemon
     #[arg(long, hide = true, requires = "foreground")]
@@ -52,9 +61,18 @@ pub(crate) struct Mount {
 }
 
 impl Mount {
-    pub(crate) fn run(self, globals: &Globals) -> Result<()> {
+    /// What mount(8) asks for: in the background.
+    pub(crate) fn background(directory: PathBuf, options: Vec<String>) -> Mount {
+        Mount { foreground: false, options, announce: false, directory: Some(directory) }
+    }
+
+    pub(crate) fn run(self, globals: Result<Globals>) -> Result<()> {
+        let options = Options::parse(&self.options)?;
+        let globals = &match &options.home {
+            Some(home) => Globals { home: home.clone(), json: false },
+            None => globals?,
+        };
         let directory = directory(globals, self.directory.as_deref())?;
-        let options = mount_options(&self.options)?;
         refuse_a_second(globals)?;
         if !self.foreground {
             return in_background(globals, &directory, &self.options);
@@ -74,12 +92,12 @@ impl Mount {
         result
     }
 
-    fn serve(&self, globals: &Globals, directory: &Path, options: MountOptions) -> Result<()> {
+    fn serve(&self, globals: &Globals, directory: &Path, options: Options) -> Result<()> {
         let mut output = Output::new();
         let node = in_turn(|| Node::open(&globals.home, &mut |progress| output.rebuild(progress)))?;
         let runtime = runtime()?;
         let served = runtime.block_on(async {
-            let daemon = Daemon::start(Arc::new(node), directory, options)?;
+            let daemon = Daemon::start(Arc::new(node), directory, options.fuse, options.policy)?;
             tracing::info!(mount = %daemon.directory().display(), "the grid is mounted");
             if self.announce {
                 let mut out = io::stdout();
@@ -105,21 +123,6 @@ fn directory(globals: &Globals, given: Option<&Path>) -> Result<PathBuf> {
             Ok(directory)
         }
     }
-}
-
-fn mount_options(given: &[String]) -> Result<MountOptions> {
-    let mut options = MountOptions::default();
-    for option in given {
-        match option.as_str() {
-            "allow_other" => options.allow_other = true,
-            // What mount(8) adds by itself.
-            "ro" | "" => {}
-            other => {
-                return Err(Error::new(Code::Usage, format!("unknown mount option {other:?}; known: allow_other, ro")));
-            }
-        }
-    }
-    Ok(options)
 }
 
 /// A node has one daemon, and it has one mount.
