@@ -13,6 +13,7 @@ mod name;
 mod object;
 mod options;
 mod output;
+mod service;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -77,6 +78,9 @@ enum Verb {
     /// Keep objects that no name stands for
     #[command(subcommand)]
     Pin(keep::Pin),
+    /// Let systemd mount the grid at every start
+    #[command(subcommand)]
+    Service(service::Service),
     /// Mount a grid in a temporary place, store sample data, read results as files, clean up
     Demo,
 }
@@ -114,6 +118,7 @@ fn run(cli: Gridfs) -> Result<()> {
         Verb::Stats => object::stats(&globals),
         Verb::Gc(verb) => verb.run(&globals),
         Verb::Pin(verb) => verb.run(&globals),
+        Verb::Service(verb) => verb.run(&globals),
         Verb::Demo => demo::run(),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, IsTerminal as _, Write as _};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -82,8 +82,7 @@ impl Mount {
             rustix::process::setsid()
                 .map_err(|e| Error::caused(Code::General, "can't leave the terminal's session", e))?;
         }
-        let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        tracing_subscriber::fmt().with_writer(io::stderr).with_ansi(colours).with_target(false).init();
+        log_to_stderr();
         let result = self.serve(globals, &directory, options);
         if let (true, Err(error)) = (self.announce, &result) {
             let line = error.to_string().replace('\n', " ");
@@ -123,6 +122,22 @@ fn directory(globals: &Globals, given: Option<&Path>) -> Result<PathBuf> {
             Ok(directory)
         }
     }
+}
+
+/// The journal has its own times, and shows no colours.
+fn log_to_stderr() {
+    let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let log = tracing_subscriber::fmt().with_writer(io::stderr).with_ansi(colours).with_target(false);
+    match is_journal(io::stderr()) {
+        true => log.without_time().init(),
+        false => log.init(),
+    }
+}
+
+/// Whether `stream` is what systemd connected to the journal (`JOURNAL_STREAM` of systemd.exec(5): device and inode).
+fn is_journal(stream: impl AsFd) -> bool {
+    let Ok(journal) = std::env::var("JOURNAL_STREAM") else { return false };
+    rustix::fs::fstat(stream).is_ok_and(|stat| journal == format!("{}:{}", stat.st_dev, stat.st_ino))
 }
 
 /// A node has one daemon, and it has one mount.
