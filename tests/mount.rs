@@ -387,6 +387,7 @@ fn other_reads_go_on_while_a_module_runs() {
     let mut cat = node.spawn("cat", &[node.at("local/endless/,").to_str().unwrap()]);
     common::wait_for("the module to run", || node.stat("running") == 1);
     assert_eq!(node.read("local/wc/moby.txt").split_whitespace().next(), Some("2"));
+    node.sh("df mnt && ls -lR mnt/local/ mnt/.grid && stat -L mnt/local/wc/* mnt/local/endless/,").ok();
     assert_eq!(node.stat("running"), 1);
     cat.kill().unwrap();
     common::end_of(&mut cat);

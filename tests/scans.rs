@@ -113,5 +113,11 @@ fn a_missing_name_in_a_stored_directory_is_asked_for_once() {
     node.put("later", "come\n");
     assert_eq!(node.read("local/cas/later"), "come\n");
     missing(&tree.join("missing"));
+    // Linux knows it by itself: even while the daemon is stopped.
+    let daemon = rustix::process::Pid::from_raw(node.daemon_pid()).unwrap();
+    rustix::process::kill_process(daemon, rustix::process::Signal::STOP).unwrap();
+    let asked = node.sh(&format!("LC_ALL=C timeout 30 stat {}", tree.join("missing").display()));
+    rustix::process::kill_process(daemon, rustix::process::Signal::CONT).unwrap();
+    assert_eq!((asked.status, asked.stderr.contains("No such file or directory")), (1, true), "{asked:?}");
     assert_eq!(std::fs::read_to_string(tree.join("there")).unwrap(), "x\n");
 }

@@ -13,7 +13,7 @@
 //! | `admission` | how many later answers one process may have under way |
 //! | `signals` | whether a process has a signal waiting that must interrupt it |
 //! | `inodes`, `handles`, `listing` | nodes by number, open files and directories by number, a directory's snapshot |
-//! | `attributes` | a node's attributes as the kernel wants them |
+//! | `attributes`, `errno` | a node's attributes, and errnos, as the kernel wants them |
 //! | `mount`, `device` | mounting, the event loops, unmounting |
 //! | `mountpoint`, `mountinfo` | what is mounted on a directory; healing a dead mount |
 //!
@@ -26,6 +26,7 @@
 mod admission;
 mod attributes;
 mod device;
+mod errno;
 mod error;
 mod handles;
 mod inodes;
