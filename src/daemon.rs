@@ -14,9 +14,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::error::{Code, Error, Result};
-use crate::grid::Grid;
+use crate::grid::{Grid, Policy};
 use crate::home;
 use crate::node::Node;
+use crate::notify::{READY, STOPPING, notify};
 use crate::service::wire::{self, Input};
 use crate::service::{Answer, Event, Request, Service};
 
@@ -39,12 +40,12 @@ pub struct Daemon {
 
 impl Daemon {
     /// Mounts `node` at `directory` and opens the socket. When it returns, the mount answers.
-    pub fn start(node: Arc<Node>, directory: &Path, options: MountOptions) -> Result<Daemon> {
+    pub fn start(node: Arc<Node>, directory: &Path, options: MountOptions, policy: Policy) -> Result<Daemon> {
         // Before anybody can know that there is a daemon to end.
         let (terminate, interrupt) = (signal_of(SignalKind::terminate())?, signal_of(SignalKind::interrupt())?);
         let socket = home::socket(node.home.directory());
         let listener = listen(&socket)?;
-        let grid = Grid::new(node.kernel.clone(), node.home.directory().to_owned());
+        let grid = Grid::new(node.kernel.clone(), node.home.directory().to_owned(), policy);
         let runtime = tokio::runtime::Handle::current();
         let mount = mount(grid, directory, options, runtime)
             .map_err(|e| Error::caused(Code::General, format!("can't mount at {}", directory.display()), e))?;
@@ -56,8 +57,10 @@ impl Daemon {
         self.mount.dir()
     }
 
-    /// Serves until `gridfs umount`, an unmount by somebody else, SIGTERM or SIGINT; then unmounts and cleans up.
+    /// Serves until `gridfs umount`, an unmount by somebody else, SIGTERM or SIGINT; then unmounts and cleans up. A
+    /// signal while it does ends the process at once.
     pub async fn run(mut self) -> Result<()> {
+        notify(READY);
         let (stop, mut stopped) = watch::channel(false);
         let stop = Arc::new(stop);
         let service = Service::new(self.node.clone(), Some(self.mount.dir().to_owned()));
@@ -90,7 +93,13 @@ impl Daemon {
             }
         }
         tracing::info!("stopping");
-        let Daemon { node, mount, listener, socket, .. } = self;
+        notify(STOPPING);
+        let Daemon { node, mount, listener, socket, mut terminate, mut interrupt } = self;
+        tokio::spawn(async move {
+            tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+            tracing::warn!("another signal: ending at once");
+            std::process::exit(1);
+        });
         let unmounted = tokio::task::spawn_blocking(move || mount.unmount()).await;
         // The socket disappears last, when the mount is gone and everything is on disk.
         drop(listener);

@@ -52,6 +52,12 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
         self.state.lock().expect("no panic while it is held").flights.len()
     }
 
+    /// Number of those who wait for them.
+    pub fn waiting(&self) -> usize {
+        let state = self.state.lock().expect("no panic while it is held");
+        state.flights.values().map(|flight| flight.waiters).sum()
+    }
+
     /// Joins the evaluation of `key`, or starts it with `evaluate`. `asking` is the evaluation that asks, if one does.
     pub async fn join<F>(
         self: &Arc<Self>,

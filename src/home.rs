@@ -35,7 +35,10 @@ impl Home {
     pub fn from_environment() -> Result<PathBuf> {
         let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let home = set("GRID_HOME").or_else(|| set("HOME").map(|home| home.join(".grid"))).ok_or_else(|| {
-            Error::new(Code::Usage, "neither GRID_HOME nor HOME is set; set GRID_HOME to the node's directory")
+            Error::new(
+                Code::Usage,
+                "neither GRID_HOME nor HOME is set; set GRID_HOME to the node's directory, or mount with -o home=DIR",
+            )
         })?;
         std::path::absolute(&home).map_err(|e| Error::caused(Code::Usage, format!("can't use {}", home.display()), e))
     }

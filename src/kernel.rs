@@ -34,10 +34,23 @@ pub struct Counters {
     pub calls: AtomicU64,
     /// Calls answered from memory of earlier ones.
     pub hits: AtomicU64,
-    /// Evaluations of WASM modules that were started.
-    pub runs: AtomicU64,
+    /// Calls answered by computing, or by joining who already did.
+    pub computed: AtomicU64,
     /// Calls that failed.
     pub failures: AtomicU64,
+    /// Calls given up by their caller.
+    pub interrupted: AtomicU64,
+    /// Evaluations of WASM modules that were started.
+    pub runs: AtomicU64,
+}
+
+/// Counts a call when it ends: as interrupted, unless it came to another end before.
+struct End<'a>(&'a AtomicU64);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 /// The kernel. One per node.
@@ -81,15 +94,25 @@ impl Kernel {
     /// Calls `parms`. Dropping the future gives the call up; it goes on while others wait for it.
     pub async fn call(self: &Arc<Self>, caller: Caller, parms: Parms) -> Result<Reply> {
         self.counters.calls.fetch_add(1, Ordering::Relaxed);
+        let mut end = End(&self.counters.interrupted);
+        let reply = self.reply(caller, parms, &mut end).await;
+        if reply.is_err() {
+            end.0 = &self.counters.failures;
+        }
+        reply
+    }
+
+    async fn reply<'a>(self: &'a Arc<Self>, caller: Caller, parms: Parms, end: &mut End<'a>) -> Result<Reply> {
         let call = self.check(caller, parms).inspect_err(|error| self.report("call refused", error))?;
         let (key, asking) = (call.key, caller.asking);
         // What is known needs no flight.
         if let Some(reply) = self.known(&call.parms, &call.limits)? {
-            self.counters.hits.fetch_add(1, Ordering::Relaxed);
+            end.0 = &self.counters.hits;
             return Ok(reply);
         }
         let kernel = self.clone();
-        self.flights
+        let reply = self
+            .flights
             .join(key, asking, |urgent| async move {
                 // Nothing of the call is collected while it runs.
                 let lease = kernel.store.lease();
@@ -100,9 +123,11 @@ impl Kernel {
                 }
                 let call = Call { urgent, ..call };
                 let result = kernel.consult(&call).await;
-                result.inspect_err(|error| kernel.note_failure(&call, error))
+                result.inspect_err(|error| kernel.report(&call.parms.path(call.module.required()), error))
             })
-            .await
+            .await?;
+        end.0 = &self.counters.computed;
+        Ok(reply)
     }
 
     /// The reply to a call if it is remembered and still holds; nothing is run.
@@ -148,6 +173,18 @@ impl Kernel {
         self.flights.count()
     }
 
+    /// Number of calls that wait for them.
+    pub fn waiting(&self) -> usize {
+        self.flights.waiting()
+    }
+
+    /// The promises that this node accepts, in the order of their CIDs.
+    pub fn promises(&self) -> Vec<(Cid, &Promise)> {
+        let mut promises: Vec<_> = self.promises.iter().map(|(cid, promise)| (*cid, promise)).collect();
+        promises.sort_by_key(|(cid, _)| cid.to_string());
+        promises
+    }
+
     /// Checks a call before anything runs: rights before effect.
     fn check(self: &Arc<Self>, caller: Caller, parms: Parms) -> Result<Call> {
         if caller.depth > MAX_DEPTH {
@@ -172,11 +209,6 @@ impl Kernel {
             }
         }
         Err(Error::new(Code::Unavailable, format!("no module accepts {}", call.parms.path(call.module.required()))))
-    }
-
-    fn note_failure(&self, call: &Call, error: &Error) {
-        self.counters.failures.fetch_add(1, Ordering::Relaxed);
-        self.report(&call.parms.path(call.module.required()), error);
     }
 }
 

@@ -19,6 +19,7 @@ pub mod kernel;
 pub mod module;
 pub mod names;
 pub mod node;
+mod notify;
 pub mod parms;
 pub mod path;
 pub mod pins;

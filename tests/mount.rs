@@ -198,6 +198,37 @@ fn a_result_that_went_by_a_name_follows_the_name() {
 }
 
 #[test]
+fn a_directory_that_went_by_a_name_follows_the_name() {
+    let node = Node::mounted();
+    // Copies /grid/local/cas/x to /out/f.
+    let follow = r#"(module
+        (import "wasi_snapshot_preview1" "path_open"
+            (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+        (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
+        (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+        (memory (export "memory") 1)
+        (data (i32.const 1024) "local/cas/x") (data (i32.const 1100) "f")
+        (func (export "_start")
+            (drop (call $open (i32.const 5) (i32.const 0) (i32.const 1024) (i32.const 11) (i32.const 0)
+                (i64.const 2) (i64.const 0) (i32.const 0) (i32.const 16)))
+            (i32.store (i32.const 0) (i32.const 2048)) (i32.store (i32.const 4) (i32.const 1000))
+            (drop (call $read (i32.load (i32.const 16)) (i32.const 0) (i32.const 1) (i32.const 4)))
+            (drop (call $open (i32.const 4) (i32.const 0) (i32.const 1100) (i32.const 1) (i32.const 1)
+                (i64.const 64) (i64.const 0) (i32.const 0) (i32.const 16)))
+            (drop (call $write (i32.load (i32.const 16)) (i32.const 0) (i32.const 1) (i32.const 8)))))"#;
+    node.add_wat("follow", follow, Some(&manifest("follow", &[], Returns::Tree, Limits::default())));
+    for content in ["one\n", "two!\n"] {
+        node.put("x", content);
+        for _ in 0..2 {
+            assert_eq!(node.read("local/follow/,/f"), content);
+            assert_eq!(node.sh("cat mnt/local/follow/,/*").ok(), content);
+            assert_eq!(node.errno("local/follow/,/g"), 2);
+        }
+    }
+    assert_eq!(node.stat("runs"), 2);
+}
+
+#[test]
 fn a_nested_path_is_an_argument() {
     let node = Node::mounted();
     sample_tree(&node.scratch("source"));
@@ -245,7 +276,7 @@ fn directories_list_what_is_known() {
     node.put("moby.txt", TEXT);
     let names = |path: &str| node.sh(&format!("ls -A mnt/{path}")).ok().lines().map(str::to_owned).collect::<Vec<_>>();
     assert_eq!(names(""), [".grid", "local", "pub"]);
-    assert_eq!(names(".grid"), ["log"]);
+    assert_eq!(names(".grid"), ["accepted", "log", "metrics"]);
     assert_eq!(names("local/"), ["cas", "grep", "md", "sha256", "untar", "wc"]);
     let before = names("local/wc/");
     assert!(before.contains(&"moby.txt".to_owned()));
@@ -356,6 +387,7 @@ fn other_reads_go_on_while_a_module_runs() {
     let mut cat = node.spawn("cat", &[node.at("local/endless/,").to_str().unwrap()]);
     common::wait_for("the module to run", || node.stat("running") == 1);
     assert_eq!(node.read("local/wc/moby.txt").split_whitespace().next(), Some("2"));
+    node.sh("df mnt && ls -lR mnt/local/ mnt/.grid && stat -L mnt/local/wc/* mnt/local/endless/,").ok();
     assert_eq!(node.stat("running"), 1);
     cat.kill().unwrap();
     common::end_of(&mut cat);

@@ -19,6 +19,7 @@ use rustix::mount::MountFlags;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 use crate::error::MountError;
+use crate::mount::MountOptions;
 use crate::mountpoint::{HELPER, KIND, no_helper, refused};
 
 /// Mount flags of every gridfs.
@@ -28,8 +29,8 @@ const FLAGS: MountFlags =
 /// The same, in the helper's words.
 const HELPER_OPTIONS: &str = "ro,nosuid,nodev,noatime,subtype=gridfs";
 
-/// Mounts on `dir` (resolved) under the name `fs_name` and returns the device that serves it.
-pub(crate) fn attach(dir: &Path, fs_name: &str, allow_other: bool) -> Result<OwnedFd, MountError> {
+/// Mounts on `dir` (resolved) and returns the device that serves it.
+pub(crate) fn attach(dir: &Path, options: &MountOptions) -> Result<OwnedFd, MountError> {
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
     let device = rustix::fs::open("/dev/fuse", flags, Mode::empty())
         .map_err(|errno| MountError::Device { source: errno.into() })?;
@@ -38,27 +39,29 @@ pub(crate) fn attach(dir: &Path, fs_name: &str, allow_other: bool) -> Result<Own
         device.as_raw_fd(),
         rustix::process::getuid().as_raw(),
         rustix::process::getgid().as_raw(),
-        if allow_other { ",allow_other" } else { "" },
+        if options.allow_other { ",allow_other" } else { "" },
     );
+    let mount_flags = if options.no_exec { FLAGS | MountFlags::NOEXEC } else { FLAGS };
     let refusal = |source| MountError::Mount { dir: dir.to_owned(), source };
     let data = std::ffi::CString::new(data).map_err(|error| refusal(error.into()))?;
-    match rustix::mount::mount(fs_name, dir, KIND, FLAGS, data.as_c_str()) {
+    match rustix::mount::mount(options.fs_name.as_str(), dir, KIND, mount_flags, data.as_c_str()) {
         Ok(()) => Ok(device),
-        Err(Errno::PERM) => attach_by_helper(dir, fs_name, allow_other),
+        Err(Errno::PERM) => attach_by_helper(dir, options),
         Err(errno) => Err(refusal(errno.into())),
     }
 }
 
 /// The helper opens the device, mounts, and sends the device over the socket that is its standard input.
-fn attach_by_helper(dir: &Path, fs_name: &str, allow_other: bool) -> Result<OwnedFd, MountError> {
+fn attach_by_helper(dir: &Path, options: &MountOptions) -> Result<OwnedFd, MountError> {
     let refusal = |source| MountError::Mount { dir: dir.to_owned(), source };
     let (ours, theirs) = UnixStream::pair().map_err(refusal)?;
     // A comma or backslash in the name would end the option.
-    let name = fs_name.replace('\\', "\\\\").replace(',', "\\,");
-    let others = if allow_other { ",allow_other" } else { "" };
+    let name = options.fs_name.replace('\\', "\\\\").replace(',', "\\,");
+    let others = if options.allow_other { ",allow_other" } else { "" };
+    let no_exec = if options.no_exec { ",noexec" } else { "" };
     let child = Command::new(HELPER)
         .arg("-o")
-        .arg(format!("{HELPER_OPTIONS},fsname={name}{others}"))
+        .arg(format!("{HELPER_OPTIONS},fsname={name}{others}{no_exec}"))
         .arg("--")
         .arg(dir)
         .env("_FUSE_COMMFD", "0")

@@ -10,20 +10,23 @@
 //! | `tree` | the trait, and the types it speaks in |
 //! | `protocol` | one method per FUSE message; translates, decides nothing |
 //! | `pending` | runs a later answer until it comes or the caller is interrupted |
+//! | `admission` | how many later answers one process may have under way |
 //! | `signals` | whether a process has a signal waiting that must interrupt it |
 //! | `inodes`, `handles`, `listing` | nodes by number, open files and directories by number, a directory's snapshot |
-//! | `attributes` | a node's attributes as the kernel wants them |
+//! | `attributes`, `errno` | a node's attributes, and errnos, as the kernel wants them |
 //! | `mount`, `device` | mounting, the event loops, unmounting |
 //! | `mountpoint`, `mountinfo` | what is mounted on a directory; healing a dead mount |
 //!
 //! What every operation answers, errno for errno, stands in `SEMANTICS.md` beside this crate.
 //!
-//! Deliberately absent: writing, file locks across machines, passthrough to plain files, negative caching of names, and
-//! anything that knows what the tree shows. Dead callers are noticed by polling, because fuser 0.18 answers
+//! Deliberately absent: writing, file locks across machines, passthrough to plain files, and anything
+//! that knows what the tree shows. Dead callers are noticed by polling, because fuser 0.18 answers
 //! `FUSE_INTERRUPT` with `ENOSYS`.
 
+mod admission;
 mod attributes;
 mod device;
+mod errno;
 mod error;
 mod handles;
 mod inodes;

@@ -11,7 +11,6 @@ use fuser::{BackgroundSession, Config, Session, SessionACL};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use crate::attributes::Owner;
 use crate::device::{attach, raise_read_ahead};
 use crate::error::MountError;
 use crate::mountpoint::{Identity, Taken, heal, resolved, take_off};
@@ -33,6 +32,10 @@ pub struct MountOptions {
     pub gid: u32,
     /// Files, and likewise directories, that may be open at once; more answer `ENFILE`.
     pub open_limit: usize,
+    /// Later answers that may be under way at once for one process; its other callers wait their turn. At least 1.
+    pub turns_per_process: usize,
+    /// Nothing on the mount can be executed.
+    pub no_exec: bool,
     /// Read-ahead in KiB, set where the process may (root); elsewhere the kernel's 128 KiB.
     pub read_ahead_kib: u32,
     /// How long [`Mount::unmount`] waits for the event loops to end.
@@ -49,6 +52,8 @@ impl Default for MountOptions {
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),
             open_limit: 1 << 16,
+            turns_per_process: 16,
+            no_exec: false,
             read_ahead_kib: 2048,
             unmount_wait: Duration::from_secs(2),
         }
@@ -82,7 +87,7 @@ pub fn mount<T: Tree>(tree: Arc<T>, dir: &Path, options: MountOptions, runtime: 
     heal(dir)?;
     let dir = resolved(dir)?;
     check_directory(&dir)?;
-    let device = attach(&dir, &options.fs_name, options.allow_other)?;
+    let device = attach(&dir, &options)?;
 
     let identity = identify(&dir)?;
 
@@ -90,8 +95,7 @@ pub fn mount<T: Tree>(tree: Arc<T>, dir: &Path, options: MountOptions, runtime: 
     let (ended_sender, ended) = watch::channel(None);
     let (closing, closed) = watch::channel(false);
     let mount = Mount { identity, dir, unmount_wait: options.unmount_wait, ended, closing, taken_off: false };
-    let owner = Owner { uid: options.uid, gid: options.gid };
-    let protocol = Protocol::new(tree, owner, options.open_limit, runtime, closed);
+    let protocol = Protocol::new(tree, &options, runtime, closed);
     let acl = match options.allow_other {
         true => SessionACL::All,
         false => SessionACL::Owner,

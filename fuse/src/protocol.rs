@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
@@ -21,12 +21,15 @@ use rustix::fs::OFlags;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use crate::admission::Admission;
 use crate::attributes::{BLOCK_BYTES, Owner, file_type};
+use crate::errno::wire;
 use crate::handles::Handles;
 use crate::inodes::{Inodes, ROOT};
 use crate::listing::{Line, Listing, NAME_MAX};
+use crate::mount::MountOptions;
 use crate::pending::outcome;
-use crate::tree::{Answer, Entry, Errno, Kind, Opened, Opening, Tree};
+use crate::tree::{Answer, Attr, Entry, Errno, Kind, Opened, Opening, Tree};
 
 /// What is asked of the kernel, each for itself: one unknown flag would refuse them all.
 ///
@@ -47,6 +50,10 @@ const XATTR_MAX: usize = 65_536;
 /// Longest link target that the kernel reads: a page less its end.
 const TARGET_MAX: usize = 4095;
 
+/// What stands beside inode number 0, where the kernel looks no further.
+const NOTHING: Attr =
+    Attr { kind: Kind::File { executable: false }, size: 0, time: SystemTime::UNIX_EPOCH, ttl: Duration::ZERO };
+
 /// The file system that fuser's event loops call.
 pub(crate) struct Protocol<T: Tree>(Arc<Mounted<T>>);
 
@@ -57,27 +64,22 @@ struct Mounted<T: Tree> {
     files: Handles<Arc<T::File>>,
     listings: Handles<Arc<Listing<T::Node>>>,
     owner: Owner,
+    admission: Arc<Admission>,
     runtime: Handle,
     closing: watch::Receiver<bool>,
 }
 
 impl<T: Tree> Protocol<T> {
-    /// Serves `tree`; later answers run on `runtime` until `closing` turns true. `open_limit` bounds open files, and
-    /// open directories.
-    pub(crate) fn new(
-        tree: Arc<T>,
-        owner: Owner,
-        open_limit: usize,
-        runtime: Handle,
-        closing: watch::Receiver<bool>,
-    ) -> Self {
+    /// Serves `tree`; later answers run on `runtime` until `closing` turns true.
+    pub(crate) fn new(tree: Arc<T>, options: &MountOptions, runtime: Handle, closing: watch::Receiver<bool>) -> Self {
         let inodes = Inodes::new(tree.root());
         Self(Arc::new(Mounted {
             tree,
             inodes,
-            files: Handles::new(open_limit),
-            listings: Handles::new(open_limit),
-            owner,
+            files: Handles::new(options.open_limit),
+            listings: Handles::new(options.open_limit),
+            owner: Owner { uid: options.uid, gid: options.gid },
+            admission: Admission::new(options.turns_per_process),
             runtime,
             closing,
         }))
@@ -108,6 +110,37 @@ impl<T: Tree> Mounted<T> {
         }
     }
 
+    /// The same for what may compute: a later answer is begun when it is the caller's process's turn.
+    fn answer_in_turn<R: Send + 'static>(
+        self: &Arc<Self>,
+        caller: u32,
+        answer: Answer<R>,
+        reply: impl FnOnce(&Self, Result<R, Errno>) + Send + 'static,
+    ) {
+        let answer = match answer {
+            Answer::Later(later) => {
+                let admission = Arc::clone(&self.admission);
+                Answer::Later(Box::pin(async move {
+                    let _turn = admission.turn(caller).await;
+                    later.await
+                }))
+            }
+            now => now,
+        };
+        self.answer(caller, answer, reply);
+    }
+
+    /// A name that is missing for good is an entry without a node, which the kernel may keep.
+    fn reply_found(&self, found: Result<Entry<T::Node>, Errno>, missing_ttl: Duration, reply: ReplyEntry) {
+        match found {
+            Err(error) if error.code() == Errno::ENOENT.code() && !missing_ttl.is_zero() => {
+                let nothing = self.owner.file_attr(0, &NOTHING);
+                reply.entry_with_ttls(&Duration::ZERO, &missing_ttl, &nothing, Generation(0));
+            }
+            found => self.reply_entry(found, reply),
+        }
+    }
+
     fn reply_entry(&self, found: Result<Entry<T::Node>, Errno>, reply: ReplyEntry) {
         match found {
             Ok(Entry { node, attr, ttl }) => {
@@ -121,14 +154,15 @@ impl<T: Tree> Mounted<T> {
     }
 
     fn reply_opened(&self, opened: Result<Opened<T::File>, Errno>, reply: ReplyOpen) {
-        let opened = opened.and_then(|Opened { file, keep_cache }| {
+        let opened = opened.and_then(|Opened { file, keep_cache, uncached }| {
             let handle = self.files.open(Arc::new(file))?;
-            Ok((handle, keep_cache))
+            let mut flags = FopenFlags::FOPEN_NOFLUSH;
+            flags.set(FopenFlags::FOPEN_KEEP_CACHE, keep_cache);
+            flags.set(FopenFlags::FOPEN_DIRECT_IO, uncached);
+            Ok((handle, flags))
         });
         match opened {
-            Ok((handle, keep_cache)) => {
-                let mut flags = FopenFlags::FOPEN_NOFLUSH;
-                flags.set(FopenFlags::FOPEN_KEEP_CACHE, keep_cache);
+            Ok((handle, flags)) => {
                 reply.opened(FileHandle(handle), flags);
             }
             Err(error) => reply.error(wire(error)),
@@ -176,8 +210,9 @@ impl<T: Tree> Filesystem for Protocol<T> {
                 Err(error) => return reply.error(error),
             };
             let answer = self.0.tree.lookup(&parent, name);
-            self.0.answer(req.pid(), answer, |mounted, found| {
-                mounted.reply_entry(found, reply);
+            self.0.answer_in_turn(req.pid(), answer, move |mounted, found| {
+                // Asked after the answer: by then it may be known that the directory never changes.
+                mounted.reply_found(found, mounted.tree.missing_ttl(&parent), reply);
             });
         });
     }
@@ -187,10 +222,17 @@ impl<T: Tree> Filesystem for Protocol<T> {
         survive(|| self.0.inodes.forget(ino.0, nlookup));
     }
 
-    fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        survive(|| match self.0.node(ino).and_then(|node| self.0.tree.attr(&node)) {
-            Ok(attr) => reply.attr(&attr.ttl, &self.0.owner.file_attr(ino.0, &attr)),
-            Err(error) => reply.error(wire(error)),
+    fn getattr(&self, req: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        survive(|| {
+            let node = match self.0.node(ino) {
+                Ok(node) => node,
+                Err(error) => return reply.error(error),
+            };
+            let answer = self.0.tree.stat(&node);
+            self.0.answer_in_turn(req.pid(), answer, move |mounted, attr| match attr {
+                Ok(attr) => reply.attr(&attr.ttl, &mounted.owner.file_attr(ino.0, &attr)),
+                Err(error) => reply.error(wire(error)),
+            });
         });
     }
 
@@ -214,7 +256,7 @@ impl<T: Tree> Filesystem for Protocol<T> {
             };
             let how = Opening { pid: req.pid(), nonblocking: asked.contains(OFlags::NONBLOCK) };
             let answer = self.0.tree.open(&node, how);
-            self.0.answer(req.pid(), answer, |mounted, opened| {
+            self.0.answer_in_turn(req.pid(), answer, |mounted, opened| {
                 mounted.reply_opened(opened, reply);
             });
         });
@@ -270,7 +312,7 @@ impl<T: Tree> Filesystem for Protocol<T> {
                 Err(error) => return reply.error(error),
             };
             let answer = self.0.tree.list(&dir);
-            self.0.answer(req.pid(), answer, |mounted, entries| {
+            self.0.answer_in_turn(req.pid(), answer, |mounted, entries| {
                 match entries.and_then(|entries| mounted.listings.open(Arc::new(Listing::new(entries)))) {
                     Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
                     Err(error) => reply.error(wire(error)),
@@ -545,32 +587,5 @@ fn reply_xattr(value: Result<Vec<u8>, Errno>, size: u32, reply: ReplyXattr) {
         Ok(value) if value.len() > size as usize => reply.error(Errno::ERANGE),
         Ok(value) => reply.data(&value),
         Err(error) => reply.error(wire(error)),
-    }
-}
-
-/// An errno of the tree as the kernel may hear it.
-///
-/// `ENOSYS` would switch the operation off for the life of the mount (and make every `open` succeed); a number from 512
-/// on is refused as a reply, and the caller would wait for ever.
-fn wire(error: Errno) -> Errno {
-    match error.code() {
-        code if code == Errno::ENOSYS.code() => Errno::EOPNOTSUPP,
-        1..512 => error,
-        _ => Errno::EIO,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn errnos_that_harm_the_mount_never_reach_the_kernel() {
-        let passed = |code| wire(Errno::from_i32(code)).code();
-        assert_eq!(passed(Errno::ENOENT.code()), Errno::ENOENT.code());
-        assert_eq!(passed(511), 511);
-        assert_eq!(passed(512), Errno::EIO.code());
-        assert_eq!(passed(i32::MAX), Errno::EIO.code());
-        assert_eq!(passed(Errno::ENOSYS.code()), Errno::EOPNOTSUPP.code());
     }
 }

@@ -78,6 +78,8 @@ pub struct Opened<F> {
     pub file: F,
     /// The content can never differ from what was read before: keep the kernel's pages of earlier opens.
     pub keep_cache: bool,
+    /// The content is this open's own: the kernel keeps no pages, and reads to the end whatever size it was told.
+    pub uncached: bool,
 }
 
 /// Space and counts for `statfs`.
@@ -110,8 +112,18 @@ pub trait Tree: Send + Sync + 'static {
     /// The node called `name` in the directory `parent`; `ENOENT` when there is none.
     fn lookup(self: &Arc<Self>, parent: &Self::Node, name: &OsStr) -> Answer<Entry<Self::Node>>;
 
+    /// How long the kernel may keep that `dir` lacks a name, asked after a lookup that said `ENOENT`.
+    fn missing_ttl(&self, _dir: &Self::Node) -> Duration {
+        Duration::ZERO
+    }
+
     /// The node's attributes as they are known now.
     fn attr(&self, node: &Self::Node) -> Result<Attr, Errno>;
+
+    /// The same for a program that asks for them (stat(2)): it may be worth working them out.
+    fn stat(self: &Arc<Self>, node: &Self::Node) -> Answer<Attr> {
+        Answer::Now(self.attr(node))
+    }
 
     /// Target of a symbolic link.
     fn readlink(&self, node: &Self::Node) -> Result<Vec<u8>, Errno>;

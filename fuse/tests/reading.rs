@@ -391,3 +391,61 @@ fn the_tree_hears_who_opens_and_how() {
     File::options().read(true).custom_flags(nonblocking).open(mounted.path("file")).unwrap();
     assert!(heard().nonblocking);
 }
+
+#[test]
+fn a_missing_name_is_asked_for_again_unless_it_stays_missing() {
+    if !can_mount() {
+        return;
+    }
+    let fixed = Item { missing_ttl: Duration::from_secs(3600), ..Item::directory() };
+    let mounted =
+        Mounted::new(Fake::new([("fixed", fixed), ("fixed/there", Item::file("x")), ("open", Item::directory())]));
+    let lookups_of = |path: &str| {
+        fs::metadata(mounted.path(path).parent().unwrap()).unwrap();
+        let before = mounted.fake.lookups.load(Ordering::SeqCst);
+        for _ in 0..10 {
+            assert_eq!(errno(fs::metadata(mounted.path(path))), Errno::ENOENT.code());
+            assert_eq!(errno(File::open(mounted.path(path))), Errno::ENOENT.code());
+        }
+        mounted.fake.lookups.load(Ordering::SeqCst) - before
+    };
+    assert_eq!((lookups_of("fixed/missing"), lookups_of("open/missing")), (1, 20));
+    assert_eq!(fs::read_to_string(mounted.path("fixed/there")).unwrap(), "x");
+    // Where names come and go, one that has come is there.
+    mounted.fake.insert("open/missing", Item::file("come"));
+    assert_eq!(fs::read_to_string(mounted.path("open/missing")).unwrap(), "come");
+}
+
+#[test]
+fn asking_for_attributes_may_take_time() {
+    if !can_mount() {
+        return;
+    }
+    let pending = Item { pending: true, stat_computes: true, ..Item::file("computed") };
+    let mounted = Mounted::new(Fake::new([("pending", pending)]));
+    // Looked up and listed it still shows 0; asked for by name it is worked out.
+    assert_eq!(fs::read_dir(mounted.dir()).unwrap().count(), 1);
+    assert_eq!(fs::metadata(mounted.path("pending")).unwrap().len(), 8);
+    assert_eq!(fs::read_to_string(mounted.path("pending")).unwrap(), "computed");
+}
+
+#[test]
+fn an_uncached_file_is_read_to_its_end_and_every_open_has_its_own() {
+    if !can_mount() {
+        return;
+    }
+    let item = |text: &str| Item { uncached: true, ttl: Duration::ZERO, ..Item::file(text) };
+    let mounted = Mounted::new(Fake::new([("report", item("short"))]));
+    let path = mounted.path("report");
+    let mut first = File::open(&path).unwrap();
+    mounted.fake.insert("report", item(&"long".repeat(5_000)));
+    let mut second = File::open(&path).unwrap();
+    mounted.fake.insert("report", item("x"));
+    assert_eq!(fs::metadata(&path).unwrap().len(), 1);
+    let mut text = String::new();
+    second.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "long".repeat(5_000));
+    text.clear();
+    first.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "short");
+}

@@ -177,6 +177,41 @@ fn others_go_on_while_opens_wait() {
 }
 
 #[test]
+fn a_process_takes_turns_with_itself_and_not_with_others() {
+    if !can_mount() {
+        return;
+    }
+    let slow = Item { at_open: AtOpen::After(Duration::from_millis(20)), ..Item::file("slow") };
+    let fake = never();
+    fake.insert("slow", slow);
+    let options = MountOptions { turns_per_process: 3, ..MountOptions::default() };
+    let mut mounted = Mounted::with(fake, options);
+    // More than there are turns: they come one after the other.
+    thread::scope(|scope| {
+        let reads: Vec<_> =
+            (0..20).map(|_| scope.spawn(|| fs::read_to_string(mounted.path("slow")).unwrap())).collect();
+        reads.into_iter().for_each(|read| assert_eq!(read.join().unwrap(), "slow"));
+    });
+    let waiting: Vec<_> = (0..10)
+        .map(|_| {
+            let path = mounted.path("never");
+            thread::spawn(move || errno(File::open(path)))
+        })
+        .collect();
+    eventually("all wait, and three were begun", || {
+        mounted.fake.waiting.load(Ordering::SeqCst) == 10 && mounted.fake.begun.load(Ordering::SeqCst) == 3
+    });
+    // Another process has turns of its own, and what is at hand takes none.
+    let output = Command::new("cat").arg(mounted.path("slow")).output().unwrap();
+    assert_eq!(output.stdout, b"slow");
+    assert_eq!(fs::read_to_string(mounted.path("file")).unwrap(), "content");
+    mounted.mount.take().unwrap().unmount().unwrap();
+    for one in waiting {
+        assert_eq!(one.join().unwrap(), Errno::ECONNABORTED.code());
+    }
+}
+
+#[test]
 fn two_hundred_opens_at_once() {
     if !can_mount() {
         return;
@@ -189,7 +224,9 @@ fn two_hundred_opens_at_once() {
         };
         (format!("file-{number}"), item)
     };
-    let mounted = Mounted::new(Fake::new((0..200).map(slow)));
+    // All are of this process.
+    let options = MountOptions { turns_per_process: 200, ..MountOptions::default() };
+    let mounted = Mounted::with(Fake::new((0..200).map(slow)), options);
     let start = Instant::now();
     thread::scope(|scope| {
         for number in 0..200 {

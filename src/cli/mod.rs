@@ -6,13 +6,16 @@
 mod call;
 mod demo;
 mod fsck;
+mod fstab;
 mod keep;
 mod mount;
 mod name;
 mod object;
+mod options;
 mod output;
+mod service;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -75,14 +78,20 @@ enum Verb {
     /// Keep objects that no name stands for
     #[command(subcommand)]
     Pin(keep::Pin),
+    /// Let systemd mount the grid at every start
+    #[command(subcommand)]
+    Service(service::Service),
     /// Mount a grid in a temporary place, store sample data, read results as files, clean up
     Demo,
 }
 
-/// The binary `gridfs`.
+/// The binary `gridfs`; called `mount.gridfs`, what mount(8) calls for a line in fstab(5).
 pub fn gridfs() -> ExitCode {
-    let cli = Gridfs::parse();
-    finish(run(cli))
+    let name = std::env::args_os().next().map(PathBuf::from);
+    if name.as_deref().and_then(Path::file_name).is_some_and(|name| name == fstab::NAME) {
+        return fstab::run();
+    }
+    finish(run(Gridfs::parse()))
 }
 
 /// The binary `grid`.
@@ -91,10 +100,15 @@ pub fn grid() -> ExitCode {
 }
 
 fn run(cli: Gridfs) -> Result<()> {
-    let globals = Globals { home: Home::from_environment()?, json: cli.json };
+    let globals = Home::from_environment().map(|home| Globals { home, json: cli.json });
+    // A mount may be told its home by an option.
+    if let Verb::Mount(verb) = cli.verb {
+        return verb.run(globals);
+    }
+    let globals = globals?;
     match cli.verb {
+        Verb::Mount(_) => unreachable!("it has been carried out"),
         Verb::Init => object::init(&globals),
-        Verb::Mount(verb) => verb.run(&globals),
         Verb::Umount(verb) => verb.run(&globals),
         Verb::Put(verb) => verb.run(&globals),
         Verb::Get(verb) => verb.run(&globals),
@@ -104,6 +118,7 @@ fn run(cli: Gridfs) -> Result<()> {
         Verb::Stats => object::stats(&globals),
         Verb::Gc(verb) => verb.run(&globals),
         Verb::Pin(verb) => verb.run(&globals),
+        Verb::Service(verb) => verb.run(&globals),
         Verb::Demo => demo::run(),
     }
 }

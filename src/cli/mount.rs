@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, IsTerminal as _, Write as _};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use gridfs_fuse::MountOptions;
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::PidfdFlags;
 
+use super::options::Options;
 use super::output::Output;
 use super::{Globals, runtime};
 use crate::client::Listener as _;
@@ -36,13 +36,22 @@ Examples:
   gridfs mount                     mount at ~/.grid/mnt
   gridfs mount ~/grid
   gridfs mount --foreground ~/grid run until Ctrl-C or `gridfs umount`
-  gridfs mount -o allow_other /srv/grid")]
+  gridfs mount -o allow_other,stat=compute /srv/grid
+
+Options:
+  allow_other            let other users in (needs root, or user_allow_other in /etc/fuse.conf)
+  home=DIR               the node's home, in place of GRID_HOME
+  scan=refuse|compute    an open with O_NONBLOCK of a pending result answers EAGAIN, or computes it
+  stat=pending|compute   asking for the size of a pending result shows 0, or computes it
+  fsname=NAME            the source that /proc/mounts shows
+  noexec                 nothing on the mount can be executed
+What else fstab(5) lines say (ro, nofail, x-systemd.automount, ...) is accepted and has no effect.")]
 pub(crate) struct Mount {
     /// Stay in the foreground and log to standard error
     #[arg(long, short)]
     foreground: bool,
-    /// Mount options, separated by commas: allow_other
-    #[arg(short, value_delimiter = ',', value_name = "OPTS")]
+    /// Mount options, separated by commas; see below
+    #[arg(short, value_name = "OPTS")]
     options: Vec<String>,
     /// Says on standard output when the mount answers; for the parent of a background daemon
     #[arg(long, hide = true, requires = "foreground")]
@@ -52,9 +61,18 @@ pub(crate) struct Mount {
 }
 
 impl Mount {
-    pub(crate) fn run(self, globals: &Globals) -> Result<()> {
+    /// What mount(8) asks for: in the background.
+    pub(crate) fn background(directory: PathBuf, options: Vec<String>) -> Mount {
+        Mount { foreground: false, options, announce: false, directory: Some(directory) }
+    }
+
+    pub(crate) fn run(self, globals: Result<Globals>) -> Result<()> {
+        let options = Options::parse(&self.options)?;
+        let globals = &match &options.home {
+            Some(home) => Globals { home: home.clone(), json: false },
+            None => globals?,
+        };
         let directory = directory(globals, self.directory.as_deref())?;
-        let options = mount_options(&self.options)?;
         refuse_a_second(globals)?;
         if !self.foreground {
             return in_background(globals, &directory, &self.options);
@@ -64,8 +82,7 @@ impl Mount {
             rustix::process::setsid()
                 .map_err(|e| Error::caused(Code::General, "can't leave the terminal's session", e))?;
         }
-        let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        tracing_subscriber::fmt().with_writer(io::stderr).with_ansi(colours).with_target(false).init();
+        log_to_stderr();
         let result = self.serve(globals, &directory, options);
         if let (true, Err(error)) = (self.announce, &result) {
             let line = error.to_string().replace('\n', " ");
@@ -74,12 +91,12 @@ impl Mount {
         result
     }
 
-    fn serve(&self, globals: &Globals, directory: &Path, options: MountOptions) -> Result<()> {
+    fn serve(&self, globals: &Globals, directory: &Path, options: Options) -> Result<()> {
         let mut output = Output::new();
         let node = in_turn(|| Node::open(&globals.home, &mut |progress| output.rebuild(progress)))?;
         let runtime = runtime()?;
         let served = runtime.block_on(async {
-            let daemon = Daemon::start(Arc::new(node), directory, options)?;
+            let daemon = Daemon::start(Arc::new(node), directory, options.fuse, options.policy)?;
             tracing::info!(mount = %daemon.directory().display(), "the grid is mounted");
             if self.announce {
                 let mut out = io::stdout();
@@ -107,19 +124,20 @@ fn directory(globals: &Globals, given: Option<&Path>) -> Result<PathBuf> {
     }
 }
 
-fn mount_options(given: &[String]) -> Result<MountOptions> {
-    let mut options = MountOptions::default();
-    for option in given {
-        match option.as_str() {
-            "allow_other" => options.allow_other = true,
-            // What mount(8) adds by itself.
-            "ro" | "" => {}
-            other => {
-                return Err(Error::new(Code::Usage, format!("unknown mount option {other:?}; known: allow_other, ro")));
-            }
-        }
+/// The journal has its own times, and shows no colours.
+fn log_to_stderr() {
+    let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let log = tracing_subscriber::fmt().with_writer(io::stderr).with_ansi(colours).with_target(false);
+    match is_journal(io::stderr()) {
+        true => log.without_time().init(),
+        false => log.init(),
     }
-    Ok(options)
+}
+
+/// Whether `stream` is what systemd connected to the journal (`JOURNAL_STREAM` of systemd.exec(5): device and inode).
+fn is_journal(stream: impl AsFd) -> bool {
+    let Ok(journal) = std::env::var("JOURNAL_STREAM") else { return false };
+    rustix::fs::fstat(stream).is_ok_and(|stat| journal == format!("{}:{}", stat.st_dev, stat.st_ino))
 }
 
 /// A node has one daemon, and it has one mount.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
 use std::sync::{Arc, OnceLock};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use gridfs_fuse::Entry;
 use gridfs_modules::manifest::ArgKind;
@@ -12,6 +12,7 @@ use gridfs_store::Cid;
 use gridfs_store::{Target, Tree};
 
 use super::node::{CallNode, What};
+use super::status::Report;
 use super::{Grid, Node};
 use crate::describe::{Description, Runner};
 use crate::error::{Code, Error, Result};
@@ -36,7 +37,10 @@ impl Grid {
                 self.kernel.promise(&cid)?;
                 Ok(What::Promise(cid))
             }),
-            What::Status if name == "log" => Ok(parent.child(name.as_bytes(), What::Log)),
+            What::Status => match Report::named(name) {
+                Some(report) => Ok(parent.child(name.as_bytes(), What::Report(report))),
+                None => Err(Error::new(Code::UnknownName, format!("there is no status file {name:?}"))),
+            },
             What::Promise(promise) => self.look_name(parent, name, Resolver::cid, |cid| {
                 Ok(What::Arguments { promise: *promise, module: self.kernel.modules.get(&cid)?, texts: Vec::new() })
             }),
@@ -182,16 +186,24 @@ impl Grid {
     /// One entry of a stored directory.
     pub(super) fn child(&self, dir: &Node, tree: &Tree, time: SystemTime, name: &[u8]) -> Result<Entry<Node>> {
         let entry = tree.get(name).ok_or_else(|| Error::new(Code::UnknownName, "there is no such name"))?;
-        self.entry(dir.child_at(name, What::Stored(entry.target.clone()), time))
+        self.stored(dir, name, &entry.target, time)
     }
 
     /// All entries of a stored directory.
     pub(super) fn children(&self, dir: &Node, tree: &Tree, time: SystemTime) -> Result<Listing> {
         let entry = |entry: &gridfs_store::TreeEntry| {
-            let node = dir.child_at(&entry.name, What::Stored(entry.target.clone()), time);
-            Ok((OsStr::from_bytes(&entry.name).to_owned(), self.entry(node)?))
+            Ok((OsStr::from_bytes(&entry.name).to_owned(), self.stored(dir, &entry.name, &entry.target, time)?))
         };
         tree.entries().iter().map(entry).collect()
+    }
+
+    fn stored(&self, dir: &Node, name: &[u8], target: &Target, time: SystemTime) -> Result<Entry<Node>> {
+        let what = What::Stored(target.clone());
+        match dir.is_fixed() {
+            true => self.entry(dir.child_at(name, what, time)),
+            // The next time something else may have this name; what it names now never changes.
+            false => Ok(Entry { ttl: Duration::ZERO, ..self.entry(dir.version_at(name, what, time))? }),
+        }
     }
 
     /// What is known in a directory that is not a stored tree: names that fit, and remembered calls.
@@ -202,7 +214,7 @@ impl Grid {
                 names.insert(STATUS.into());
                 names.extend(self.names_of(|_, cid| self.kernel.promise(&cid).is_ok()));
             }
-            What::Status => drop(names.insert("log".into())),
+            What::Status => names.extend(Report::ALL.map(|report| report.name().into())),
             What::Promise(_) => names.extend(self.names_of(|target, _| self.kernel.modules.names_module(target))),
             What::Arguments { promise, module, texts } => {
                 let kind = module.argument(texts.len()).map(|argument| argument.kind);
@@ -213,8 +225,13 @@ impl Grid {
         }
         let mut listing = Vec::with_capacity(names.len());
         for name in names {
-            // A name that went away since is not listed.
-            if let Ok(entry) = self.look(dir, &name).and_then(|node| self.entry(node)) {
+            // A name that went away since is not listed. Neither is a call whose result no longer holds: a walk that
+            // follows no links meets nothing that is pending.
+            let Ok(node) = self.look(dir, &name) else { continue };
+            if matches!(node.what(), What::Call(call) if !matches!(self.known(call), Ok(Some(_)))) {
+                continue;
+            }
+            if let Ok(entry) = self.entry(node) {
                 listing.push((name.into(), entry));
             }
         }

@@ -5,11 +5,13 @@
 
 mod look;
 mod node;
+mod status;
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -26,6 +28,7 @@ use crate::resolve::{Reach, Resolver};
 
 pub use node::Node;
 use node::{CallNode, Place, What, timeless};
+use status::Traffic;
 
 /// How long the kernel may keep what never changes: a year.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -34,11 +37,22 @@ const DIRECTORY_BYTES: u64 = 4096;
 /// Failures remembered, to say why.
 const MAX_FAILURES: usize = 4096;
 
+/// What the mount does for programs that look before they read.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Policy {
+    /// An open with `O_NONBLOCK` of a pending result computes it, instead of answering `EAGAIN`.
+    pub scans_compute: bool,
+    /// Asking for the attributes of a pending result computes it, instead of showing size 0.
+    pub stats_compute: bool,
+}
+
 /// The grid as a mountable tree.
 pub struct Grid {
     kernel: Arc<Kernel>,
     /// Where the store is, for the space there.
     directory: PathBuf,
+    policy: Policy,
+    traffic: Traffic,
     failures: Mutex<HashMap<Place, Error>>,
 }
 
@@ -52,8 +66,8 @@ pub enum File {
 
 impl Grid {
     /// Shows what `kernel` answers. `directory` is on the file system whose space `df` shows.
-    pub fn new(kernel: Arc<Kernel>, directory: PathBuf) -> Arc<Grid> {
-        Arc::new(Grid { kernel, directory, failures: Mutex::default() })
+    pub fn new(kernel: Arc<Kernel>, directory: PathBuf, policy: Policy) -> Arc<Grid> {
+        Arc::new(Grid { kernel, directory, policy, traffic: Traffic::new(), failures: Mutex::default() })
     }
 
     /// The reply to a call if it is known, without running anything.
@@ -149,6 +163,14 @@ impl Grid {
         self.failures.lock().expect("no panic while it is held").get(&node.place()).cloned()
     }
 
+    /// Counts a read that was answered.
+    fn counted(&self, read: std::result::Result<Vec<u8>, Errno>) -> std::result::Result<Vec<u8>, Errno> {
+        self.traffic.reads.fetch_add(1, Ordering::Relaxed);
+        let bytes = read.as_ref().map_or(0, Vec::len);
+        self.traffic.read_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        read
+    }
+
     fn read_failed(&self, node: &Node, error: &Error) -> Errno {
         self.remember(node, Some(error));
         self.errno("read", error)
@@ -177,7 +199,9 @@ impl Grid {
         Ok(match node.what() {
             _ if node.is_directory() => fixed(Kind::Directory, DIRECTORY_BYTES),
             What::Link(target) => fixed(Kind::Symlink, target.len() as u64),
-            What::Log => Attr { size: self.kernel.log().len() as u64, time: SystemTime::now(), ..pending },
+            What::Report(report) => {
+                Attr { size: self.report(*report).len() as u64, time: SystemTime::now(), ..pending }
+            }
             What::Stored(Target::File { size_bytes, executable, .. }) => {
                 fixed(Kind::File { executable: *executable }, *size_bytes)
             }
@@ -290,6 +314,25 @@ impl Tree for Grid {
         self.attributes(node).map_err(|e| self.errno("getattr", &e))
     }
 
+    fn stat(self: &Arc<Self>, node: &Node) -> Answer<Attr> {
+        let call = matches!(node.what(), What::Call(_) | What::Unresolved { .. });
+        let known = self.attr(node);
+        // What is known for good says so; the rest may be pending, and computing what is known is quick.
+        let lasts = known.is_ok_and(|attr| !attr.ttl.is_zero());
+        if !self.policy.stats_compute || !call || node.is_directory() || lasts {
+            return Answer::Now(known);
+        }
+        let (grid, node) = (self.clone(), node.clone());
+        Answer::Later(Box::pin(async move {
+            let computed = grid.compute(&node).await;
+            computed.map(|(reply, time)| result_attr(&reply, time)).map_err(|e| e.code.errno())
+        }))
+    }
+
+    fn missing_ttl(&self, dir: &Node) -> Duration {
+        if dir.is_fixed() { FOREVER } else { Duration::ZERO }
+    }
+
     fn readlink(&self, node: &Node) -> std::result::Result<Vec<u8>, Errno> {
         match node.what() {
             What::Link(target) => Ok(target.clone().into_bytes()),
@@ -314,9 +357,11 @@ impl Tree for Grid {
     }
 
     fn open(self: &Arc<Self>, node: &Node, how: Opening) -> Answer<Opened<File>> {
+        self.traffic.opens.fetch_add(1, Ordering::Relaxed);
         let known = match node.what() {
-            What::Log => {
-                return Answer::Now(Ok(Opened { file: File::Text(self.kernel.log().into()), keep_cache: false }));
+            What::Report(report) => {
+                let file = File::Text(self.report(*report).into());
+                return Answer::Now(Ok(Opened { file, keep_cache: false, uncached: true }));
             }
             What::Stored(target) => Ok(Some((target.clone(), true))),
             What::Call(call) => self.known(call).map(|known| known.map(|(reply, _)| (reply.result, reply.immutable))),
@@ -326,20 +371,20 @@ impl Tree for Grid {
         match known {
             Ok(Some((target, immutable))) => {
                 let file = self.open_target(node, &target);
-                let opened = file.map(|file| Opened { file, keep_cache: immutable });
+                let opened = file.map(|file| Opened { file, keep_cache: immutable, uncached: false });
                 Answer::Now(opened.map_err(|e| {
                     self.remember(node, Some(&e));
                     self.errno("open", &e)
                 }))
             }
             // A scan opens without meaning to wait.
-            Ok(None) if how.nonblocking => Answer::Now(Err(Errno::EAGAIN)),
+            Ok(None) if how.nonblocking && !self.policy.scans_compute => Answer::Now(Err(Errno::EAGAIN)),
             Ok(None) => {
                 let (grid, node) = (self.clone(), node.clone());
                 Answer::Later(Box::pin(async move {
                     let opened = grid.compute(&node).await.and_then(|(reply, _)| {
                         let file = grid.open_target(&node, &reply.result)?;
-                        Ok(Opened { file, keep_cache: reply.immutable })
+                        Ok(Opened { file, keep_cache: reply.immutable, uncached: false })
                     });
                     opened.map_err(|e| e.code.errno())
                 }))
@@ -353,18 +398,19 @@ impl Tree for Grid {
             File::Text(text) => {
                 let start = usize::try_from(offset).unwrap_or(usize::MAX).min(text.len());
                 let end = start.saturating_add(size).min(text.len());
-                Answer::Now(Ok(text[start..end].to_vec()))
+                Answer::Now(self.counted(Ok(text[start..end].to_vec())))
             }
             // What waits for nothing is answered on the spot.
             File::Object(object, node) if object.is_at_hand() => {
-                Answer::Now(read_object(object, offset, size).map_err(|e| self.read_failed(node, &e)))
+                let read = read_object(object, offset, size).map_err(|e| self.read_failed(node, &e));
+                Answer::Now(self.counted(read))
             }
             File::Object(object, node) => {
                 let (grid, object, node) = (self.clone(), object.clone(), node.clone());
                 Answer::Later(Box::pin(async move {
                     let read = tokio::task::spawn_blocking(move || read_object(&object, offset, size));
                     let bytes = read.await.map_err(|_| Errno::EIO)?;
-                    bytes.map_err(|e| grid.read_failed(&node, &e))
+                    grid.counted(bytes.map_err(|e| grid.read_failed(&node, &e)))
                 }))
             }
         }
@@ -381,8 +427,8 @@ impl Tree for Grid {
     }
 
     fn space(&self) -> Space {
-        // Counts for df: what can't be told is shown as none.
-        let objects = self.kernel.store.stats().map(|stats| stats.objects).unwrap_or_default();
+        let objects = self.kernel.store.counters().objects;
+        // For df: what can't be told is shown as none.
         let space = rustix::fs::statvfs(&self.directory);
         let (total_bytes, free_bytes) =
             space.map(|s| (s.f_blocks * s.f_frsize, s.f_bavail * s.f_frsize)).unwrap_or_default();

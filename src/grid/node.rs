@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use gridfs_store::Cid;
 use gridfs_store::Target;
 
+use super::status::Report;
 use crate::describe::Description;
 use crate::error::Error;
 use crate::module::Reply;
@@ -32,8 +33,8 @@ pub enum What {
     Root,
     /// `/.grid`
     Status,
-    /// `/.grid/log`
-    Log,
+    /// `/.grid/log` and its like
+    Report(Report),
     /// `/promise`
     Promise(Cid),
     /// `/promise/module`, or some of the arguments below it.
@@ -93,9 +94,24 @@ impl Node {
     /// A node below this one, with its own date.
     pub fn child_at(&self, name: &[u8], what: What, time: SystemTime) -> Node {
         // A link's target is part of its identity: a name that is bound anew is another link.
-        let target = if let What::Link(target) = &what { target.as_str() } else { "" };
+        let target = if let What::Link(target) = &what { target.clone() } else { String::new() };
+        self.identified(name, target.as_bytes(), what, time)
+    }
+
+    /// The same where the name may stand for something else the next time: that will be another node.
+    pub fn version_at(&self, name: &[u8], what: What, time: SystemTime) -> Node {
+        let version = match &what {
+            What::Stored(Target::Symlink { target }) => target.clone(),
+            What::Stored(Target::File { cid, executable, .. }) => format!("{cid} {executable}").into_bytes(),
+            What::Stored(Target::Directory { cid }) => cid.to_string().into_bytes(),
+            _ => Vec::new(),
+        };
+        self.identified(name, &version, what, time)
+    }
+
+    fn identified(&self, name: &[u8], version: &[u8], what: What, time: SystemTime) -> Node {
         let mut hasher = blake3::Hasher::new();
-        hasher.update(&self.0.place).update(name).update(&[0]).update(target.as_bytes());
+        hasher.update(&self.0.place).update(name).update(&[0]).update(version);
         let mut place = [0; 16];
         place.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
         Node::make(place, what, time)
@@ -120,6 +136,15 @@ impl Node {
         self.0.place
     }
 
+    /// Whether it is, or is in, a directory result that can never differ, and that is known.
+    pub fn is_fixed(&self) -> bool {
+        match self.what() {
+            What::Stored(_) => true,
+            What::Call(call) => call.reply.get().is_some(),
+            _ => false,
+        }
+    }
+
     /// Whether it is a directory.
     pub fn is_directory(&self) -> bool {
         match self.what() {
@@ -127,7 +152,7 @@ impl Node {
             What::Call(call) => call.is_tree,
             What::Unresolved { module, .. } => module.returns_tree(),
             What::Stored(Target::Directory { .. }) => true,
-            What::Stored(_) | What::Log | What::Refused(_) | What::Link(_) => false,
+            What::Stored(_) | What::Report(_) | What::Refused(_) | What::Link(_) => false,
         }
     }
 }

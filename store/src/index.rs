@@ -58,9 +58,13 @@ pub struct Position {
 /// What the index counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
+    /// Objects put.
     pub objects: u64,
+    /// Distinct chunks.
     pub chunks: u64,
+    /// Remembered results, and aliases.
     pub memos: u64,
+    /// Bytes of all distinct chunks before compression.
     pub plain_bytes: u64,
 }
 
@@ -93,6 +97,7 @@ pub struct Snapshot {
     labels: ReadOnlyTable<Label, ()>,
     retired: BTreeSet<u32>,
     indexed: Position,
+    counters: Counters,
 }
 
 impl Index {
@@ -114,7 +119,7 @@ impl Index {
             };
             transaction.commit()?;
             let checkpoint = stored.unwrap_or_default();
-            Ok((checkpoint, Snapshot::of(&db, checkpoint.indexed)?))
+            Ok((checkpoint, Snapshot::of(&db, &checkpoint)?))
         })?;
         let (newest, checkpoint) = (RwLock::new(Some(Arc::new(newest))), Mutex::new(checkpoint));
         Ok(Index { path, db, newest, checkpoint, unflushed: AtomicBool::new(false) })
@@ -124,8 +129,9 @@ impl Index {
         *self.lock()
     }
 
+    /// What is counted, as far as readers see. Waits for nobody.
     pub fn counters(&self) -> Counters {
-        self.lock().counters
+        self.newest().counters
     }
 
     /// How far readers see. Waits for nobody.
@@ -252,7 +258,7 @@ impl Index {
                 transaction.open_table(STATE)?.insert(CHECKPOINT_KEY, &encode_checkpoint(&next))?;
             }
             transaction.commit()?;
-            Snapshot::of(&self.db, next.indexed)
+            Snapshot::of(&self.db, &next)
         })?;
         *self.newest.write().expect("no code that can panic runs under this lock") = Some(Arc::new(newest));
         *checkpoint = next;
@@ -289,7 +295,7 @@ impl Drop for Index {
     /// they are used in time.
     fn drop(&mut self) {
         *self.newest.get_mut().unwrap_or_else(PoisonError::into_inner) = None;
-        let counters = self.counters();
+        let counters = self.checkpoint().counters;
         // Most objects are chunks too.
         let needed_bytes = (counters.objects.max(counters.chunks) + 2 * counters.memos) * ROW_BYTES;
         let file_bytes = self.size_on_disk().unwrap_or(0);
@@ -354,7 +360,7 @@ impl Snapshot {
         })
     }
 
-    fn of(db: &Database, indexed: Position) -> Result<Snapshot, redb::Error> {
+    fn of(db: &Database, checkpoint: &Checkpoint) -> Result<Snapshot, redb::Error> {
         let transaction = db.begin_read()?;
         let retired = transaction.open_table(RETIRED)?;
         let retired = retired.iter()?.map(|row| Ok(row?.0.value())).collect::<Result<_, redb::StorageError>>()?;
@@ -363,7 +369,8 @@ impl Snapshot {
             objects: transaction.open_table(OBJECTS)?,
             memos: transaction.open_table(MEMOS)?,
             labels: transaction.open_table(LABELS)?,
-            indexed,
+            indexed: checkpoint.indexed,
+            counters: checkpoint.counters,
         })
     }
 }
@@ -551,6 +558,15 @@ mod tests {
             whole: true,
         };
         Entry { key: Hash::of(content), location, label: None }
+    }
+
+    #[test]
+    fn counting_waits_for_no_writer() {
+        let dir = tempfile::tempdir().unwrap();
+        let index = Index::open(dir.path()).unwrap();
+        index.apply(&[object(b"abc")], &[], Position::default(), Position::default()).unwrap();
+        let _writing = index.lock();
+        assert_eq!(index.counters().objects, 1);
     }
 
     #[test]

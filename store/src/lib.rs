@@ -85,6 +85,7 @@ pub use digest::{Algorithm, Digest};
 pub use error::Error;
 pub use finding::{Checked, Finding, Owner, Severity};
 pub use hash::Hash;
+pub use index::Counters;
 pub use lease::Lease;
 pub use mark::Marker;
 pub use object::Object;

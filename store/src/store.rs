@@ -15,7 +15,7 @@ use crate::disk::{Disk, Files};
 use crate::error::Error;
 use crate::flusher::Flusher;
 use crate::hash::Hash;
-use crate::index::Index;
+use crate::index::{Counters, Index};
 use crate::lease::{Lease, Leases};
 use crate::location::{Location, split_memo};
 use crate::object::{Object, Slice};
@@ -201,6 +201,11 @@ impl Store {
         label_prefix: &[u8],
     ) -> Result<impl Iterator<Item = Result<(Vec<u8>, Hash), Error>> + use<>, Error> {
         self.index.labels(label_prefix)
+    }
+
+    /// What is counted anyway. Waits for nobody, whatever is being written.
+    pub fn counters(&self) -> Counters {
+        self.index.counters()
     }
 
     /// What the store holds. Costs one look at each pack file.

@@ -54,6 +54,12 @@ pub struct Item {
     pub keep_cache: bool,
     /// Reads are answered from the runtime.
     pub slow_reads: bool,
+    /// Every open has content of its own.
+    pub uncached: bool,
+    /// Asking for its attributes makes it no longer pending, from the runtime.
+    pub stat_computes: bool,
+    /// How long a name that it lacks stays missing.
+    pub missing_ttl: Duration,
     pub ttl: Duration,
     pub xattrs: BTreeMap<OsString, Vec<u8>>,
 }
@@ -67,6 +73,9 @@ impl Item {
             pending: false,
             keep_cache: false,
             slow_reads: false,
+            uncached: false,
+            stat_computes: false,
+            missing_ttl: Duration::ZERO,
             ttl: Duration::from_secs(3600),
             xattrs: BTreeMap::new(),
         }
@@ -127,6 +136,8 @@ pub struct Fake {
     pub last_opening: Mutex<Option<Opening>>,
     /// Futures of opens that began and neither ended nor were dropped.
     pub waiting: Arc<AtomicUsize>,
+    /// Those of them that were begun.
+    pub begun: Arc<AtomicUsize>,
     /// Files that are open.
     pub open_files: Arc<AtomicUsize>,
     faults: Mutex<Vec<String>>,
@@ -146,6 +157,7 @@ impl Fake {
             reads: AtomicU64::new(0),
             last_opening: Mutex::new(None),
             waiting: Arc::default(),
+            begun: Arc::default(),
             open_files: Arc::default(),
             faults: Mutex::new(Vec::new()),
         }
@@ -255,6 +267,25 @@ impl Tree for Fake {
         self.item(&node.path).map(|item| attr(&item)).ok_or(Errno::ESTALE)
     }
 
+    fn stat(self: &Arc<Self>, node: &Node) -> Answer<Attr> {
+        match self.item(&node.path) {
+            Some(mut item) if item.stat_computes => {
+                let (fake, path) = (Arc::clone(self), node.path.clone());
+                Answer::Later(Box::pin(async move {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                    item.pending = false;
+                    fake.insert(&path, item.clone());
+                    Ok(attr(&item))
+                }))
+            }
+            _ => Answer::Now(self.attr(node)),
+        }
+    }
+
+    fn missing_ttl(&self, dir: &Node) -> Duration {
+        self.item(&dir.path).map_or(Duration::ZERO, |item| item.missing_ttl)
+    }
+
     fn readlink(&self, node: &Node) -> Result<Vec<u8>, Errno> {
         let item = self.item(&node.path).ok_or(Errno::ESTALE)?;
         self.check(item.kind == Kind::Symlink, || format!("readlink of {:?}", node.path));
@@ -287,8 +318,8 @@ impl Tree for Fake {
             fake.insert(&path, item.clone());
             fake.open_files.fetch_add(1, Ordering::SeqCst);
             let opens = Arc::clone(&fake.open_files);
-            let keep_cache = item.keep_cache;
-            Opened { file: File { item, opens }, keep_cache }
+            let (keep_cache, uncached) = (item.keep_cache, item.uncached);
+            Opened { file: File { item, opens }, keep_cache, uncached }
         };
         let waiting = || Waiting::new(&self.waiting);
         match at_open {
@@ -304,9 +335,9 @@ impl Tree for Fake {
                 }))
             }
             AtOpen::Never => {
-                let waiting = waiting();
+                let (waiting, begun) = (waiting(), Arc::clone(&self.begun));
                 Answer::Later(Box::pin(async move {
-                    let _waiting = waiting;
+                    let (_waiting, _begun) = (waiting, Waiting::new(&begun));
                     std::future::pending().await
                 }))
             }

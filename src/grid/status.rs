@@ -1,0 +1,148 @@
+//! The status files below `/.grid`: text about this node, made when it is asked for.
+//!
+//! `metrics` is in Prometheus's text exposition format, version 0.0.4. What is counted, is counted since the daemon started.
+
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use super::Grid;
+use crate::receipt::cid_of;
+
+/// A status file.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Report {
+    /// The promises that this node accepts.
+    Accepted,
+    /// The latest failures.
+    Log,
+    /// Counts and sizes.
+    Metrics,
+}
+
+impl Report {
+    /// All of them, in the order of their names.
+    pub(super) const ALL: [Report; 3] = [Report::Accepted, Report::Log, Report::Metrics];
+
+    /// The file's name.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Report::Accepted => "accepted",
+            Report::Log => "log",
+            Report::Metrics => "metrics",
+        }
+    }
+
+    /// The file of that name.
+    pub(super) fn named(name: &str) -> Option<Report> {
+        Report::ALL.into_iter().find(|report| report.name() == name)
+    }
+}
+
+/// What programs do on the mount, as far as Linux asks: what its page cache answers is not seen here.
+pub(super) struct Traffic {
+    pub(super) opens: AtomicU64,
+    pub(super) reads: AtomicU64,
+    pub(super) read_bytes: AtomicU64,
+    since: Instant,
+}
+
+impl Traffic {
+    pub(super) fn new() -> Traffic {
+        Traffic { opens: 0.into(), reads: 0.into(), read_bytes: 0.into(), since: Instant::now() }
+    }
+}
+
+impl Grid {
+    /// The text of a status file as it is now.
+    pub(super) fn report(&self, report: Report) -> String {
+        match report {
+            Report::Accepted => self.accepted(),
+            Report::Log => self.kernel.log(),
+            Report::Metrics => self.metrics(),
+        }
+    }
+
+    /// A line for each accepted promise: its CID, its names (or "-"), its text, with tabs between them.
+    fn accepted(&self) -> String {
+        let table = self.kernel.names.table();
+        let line = |(cid, text): (gridfs_store::Cid, &str)| {
+            let names = table.entries().iter().filter(|entry| cid_of(&entry.target) == Some(cid));
+            let names: Vec<_> = names.map(|entry| crate::path::encode(&String::from_utf8_lossy(&entry.name))).collect();
+            let names = if names.is_empty() { "-".to_owned() } else { names.join(" ") };
+            format!("{cid}\t{names}\t{}\n", text.replace(['\n', '\t'], " "))
+        };
+        self.kernel.promises().into_iter().map(|(cid, promise)| line((cid, &promise.text))).collect()
+    }
+
+    fn metrics(&self) -> String {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (calls, store) = (&self.kernel.counters, self.kernel.store.counters());
+        let mut text = Exposition(String::new());
+        text.family(
+            "gridfs_calls_total",
+            "counter",
+            "Calls that ended, by how; known results that are opened are no calls.",
+        );
+        for (outcome, counter) in [
+            ("computed", &calls.computed),
+            ("failed", &calls.failures),
+            ("interrupted", &calls.interrupted),
+            ("memory", &calls.hits),
+        ] {
+            text.sample(&format!("gridfs_calls_total{{outcome=\"{outcome}\"}}"), count(counter));
+        }
+        text.counter("gridfs_runs_total", "Runs of modules that were started.", count(&calls.runs));
+        text.gauge("gridfs_computations", "Computations under way or queued.", self.kernel.running() as u64);
+        text.gauge("gridfs_waiting", "Calls that wait for a computation.", self.kernel.waiting() as u64);
+        text.counter("gridfs_opens_total", "Files of the mount opened.", count(&self.traffic.opens));
+        let reads = "Reads of files of the mount that the page cache did not answer.";
+        text.counter("gridfs_reads_total", reads, count(&self.traffic.reads));
+        text.counter("gridfs_read_bytes_total", "Bytes these reads gave.", count(&self.traffic.read_bytes));
+        text.gauge("gridfs_store_objects", "Objects stored.", store.objects);
+        text.gauge("gridfs_store_chunks", "Distinct chunks stored.", store.chunks);
+        text.gauge("gridfs_store_memos", "Results remembered, and aliases.", store.memos);
+        text.gauge("gridfs_store_plain_bytes", "Bytes of all distinct chunks before compression.", store.plain_bytes);
+        text.gauge("gridfs_store_bytes", "Bytes of all packs.", self.kernel.store.stored_bytes());
+        text.gauge(
+            "gridfs_uptime_seconds",
+            "Seconds since the grid was mounted.",
+            self.traffic.since.elapsed().as_secs(),
+        );
+        // Absent rather than wrong where /proc is not readable.
+        if let Some(bytes) = resident_bytes() {
+            text.gauge("process_resident_memory_bytes", "Resident memory size in bytes.", bytes);
+        }
+        text.0
+    }
+}
+
+/// Text in the exposition format: each family with its HELP and TYPE before its samples.
+struct Exposition(String);
+
+impl Exposition {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}").expect("a String takes everything");
+    }
+
+    fn sample(&mut self, name: &str, value: u64) {
+        writeln!(self.0, "{name} {value}").expect("a String takes everything");
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: u64) {
+        self.family(name, "counter", help);
+        self.sample(name, value);
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: u64) {
+        self.family(name, "gauge", help);
+        self.sample(name, value);
+    }
+}
+
+/// This process's resident memory (`VmRSS` of proc_pid_status(5)).
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
+}
