@@ -244,6 +244,22 @@ fn a_nested_path_is_an_argument() {
 }
 
 #[test]
+fn a_nested_path_to_what_is_stored_is_a_link_at_once() {
+    let node = Node::mounted();
+    node.put("moby.txt", TEXT);
+    sample_tree(&node.scratch("source"));
+    node.sh("gridfs put --name source source").ok();
+    for (nested, plain) in [("moby.txt", "moby.txt"), ("source%2Fdir%2Ffile", "source/dir/file")] {
+        let cid = node.xattr(&format!("local/cas/{plain}"), "cid").unwrap();
+        for module in ["wc", "cas"] {
+            let link = std::fs::read_link(node.at(&format!("local/{module}/%2Flocal%2Fcas%2F{nested}"))).unwrap();
+            assert_eq!(link.to_str(), Some(cid.as_str()));
+        }
+    }
+    assert_eq!(node.read("local/cas/%2Flocal%2Fcas%2Fmoby.txt"), TEXT);
+}
+
+#[test]
 fn spellings_lead_to_one_path() {
     let node = Node::mounted();
     node.put("a b", TEXT);

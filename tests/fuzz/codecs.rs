@@ -1,0 +1,175 @@
+//! Text and bytes from outside: what is read is written back the same, and nothing panics.
+
+use std::str::FromStr;
+
+use gridfs::parms::{Parms, Value};
+use gridfs::path::{self, GridPath};
+use gridfs::promise::Promise;
+use gridfs::receipt::{Memo, Receipt};
+use gridfs_modules::Manifest;
+use gridfs_modules::manifest::{ArgKind, Argument, Limits, Returns, embed, extract};
+use gridfs_store::{AnyCid, Cid, Codec, Target, Tree, TreeEntry, cbor};
+
+use crate::campaign;
+use crate::dice::Dice;
+use crate::material::{mutated, noise, respelled, text};
+
+const PATHS: [&str; 8] = [
+    "/local/wc/moby.txt,-l",
+    "/local/grep/a%2Fb%20c/x,-i",
+    "/pub/sha256/%2Flocal%2Funtar%2Fa.tgz%2Fdir%2Ffile",
+    "local/cas/bafkr4ibu6ysuvdgy6abikcdi3kcv76malx7pru2ptuy6nu2vaojseqjphy",
+    "/local/grep/@bafyr4igce42yrwit4lo2he6ibmxwlwrezs3svjx4wgwqbqzsuyhaml5vc4",
+    "/a/b/,",
+    "//%C3%A9//%/%2E%2E",
+    "%,%,%",
+];
+
+#[test]
+fn the_path_grammar() {
+    let corpus = PATHS.map(|path| path.as_bytes().to_vec());
+    campaign("path grammar", |dice| {
+        let spelled = if dice.one_in(2) { text(dice) } else { lossy(mutated(dice, &corpus)) };
+        if let Ok(argument) = path::decode(&spelled) {
+            check_argument(dice, &argument);
+        }
+        if let Ok(arguments) = path::decode_component(&spelled) {
+            assert!(arguments.len() <= path::MAX_ARGUMENTS);
+            let canonical = path::encode_component(arguments.iter().map(String::as_str));
+            assert_eq!(path::decode_component(&canonical).unwrap(), arguments);
+        }
+        if let Ok(parsed) = GridPath::parse(&spelled) {
+            let rest: String = parsed.rest.iter().map(|component| format!("/{component}")).collect();
+            let again = format!("/{}/{}{rest}", path::encode(&parsed.promise), path::encode(&parsed.module));
+            assert_eq!(GridPath::parse(&again).unwrap(), parsed);
+        }
+        let argument = text(dice).replace('\0', "");
+        check_argument(dice, &argument);
+    });
+}
+
+/// Any text without NUL is an argument: it has one canonical spelling, which all others lead to.
+fn check_argument(dice: &mut Dice, argument: &str) {
+    let canonical = path::encode(argument);
+    assert!(canonical.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%".contains(&byte)), "{canonical:?}");
+    assert!(!["", ".", ".."].contains(&canonical.as_str()));
+    for spelled in [&canonical, &respelled(dice, argument)] {
+        assert_eq!(path::decode(spelled).as_deref(), Ok(argument), "{spelled:?}");
+    }
+    assert_eq!(path::decode_component(&canonical).unwrap(), [argument]);
+}
+
+#[test]
+fn cids_in_any_spelling() {
+    let own = [Cid::of(Codec::Raw, b"a"), Cid::of(Codec::DagCbor, b"b")];
+    let mut corpus: Vec<Vec<u8>> = own.iter().map(|cid| cid.to_string().into_bytes()).collect();
+    corpus.extend(own.iter().map(|cid| cid.to_bytes().to_vec()));
+    corpus
+        .extend(own.iter().flat_map(|cid| [spelled_in_hex(cid), spelled_in_hex(cid).to_uppercase()]).map(String::into));
+    corpus.push(b"QmYwAPJzv5CZsnA625s3Xf2nemtYgPpHdWEz79ojWKPbdG".to_vec());
+    campaign("CIDs", |dice| {
+        let bytes = mutated(dice, &corpus);
+        if let Ok(cid) = Cid::from_bytes(&bytes) {
+            assert_eq!(cid.to_bytes().as_slice(), bytes);
+        }
+        let spelled = lossy(bytes);
+        if let Ok(cid) = Cid::from_str(&spelled) {
+            assert_eq!(cid.to_string(), spelled);
+            assert_eq!(AnyCid::from_str(&spelled), Ok(AnyCid::Own(cid)));
+        }
+        if let Ok(AnyCid::Own(cid)) = AnyCid::from_str(&spelled) {
+            assert_eq!(Cid::from_str(&cid.to_string()), Ok(cid));
+        }
+    });
+}
+
+/// A CID in base 16, which starts with "f".
+fn spelled_in_hex(cid: &Cid) -> String {
+    "f".chars()
+        .chain(cid.to_bytes().iter().flat_map(|byte| format!("{byte:02x}").chars().collect::<Vec<_>>()))
+        .collect()
+}
+
+#[test]
+fn records() {
+    let corpus = [parms().to_bytes(), memo().to_bytes(), cbor::to_vec(&receipt()), Promise::local().to_bytes()];
+    let corpus = [&corpus[..], &[tree().encode(), manifest().encode(), cbor::to_vec(&parms().arguments)]].concat();
+    campaign("records", |dice| {
+        let bytes = if dice.one_in(50) { noise(dice, 64) } else { mutated(dice, &corpus) };
+        same(&bytes, Parms::from_bytes(&bytes).ok().map(|parms| parms.to_bytes()));
+        same(&bytes, cbor::from_slice::<Memo>(&bytes).ok().map(|memo| memo.to_bytes()));
+        same(&bytes, cbor::from_slice::<Receipt>(&bytes).ok().map(|receipt| cbor::to_vec(&receipt)));
+        same(&bytes, cbor::from_slice::<Promise>(&bytes).ok().map(|promise| promise.to_bytes()));
+        same(&bytes, cbor::from_slice::<Vec<Value>>(&bytes).ok().map(|values| cbor::to_vec(&values)));
+        same(&bytes, Tree::decode(&bytes).ok().map(|tree| tree.encode()));
+        same(&bytes, Manifest::decode(&bytes).ok().map(|manifest| manifest.encode()));
+    });
+}
+
+/// A record has one encoding, so what decodes is what it encodes to.
+fn same(bytes: &[u8], again: Option<Vec<u8>>) {
+    assert!(again.is_none_or(|again| again == bytes), "a second encoding: {bytes:02x?}");
+}
+
+#[test]
+fn manifests_in_modules() {
+    let bare = wat::parse_str(r#"(module (memory (export "memory") 1) (func (export "_start")))"#).unwrap();
+    let corpus = [embed(&bare, &manifest()).unwrap(), bare];
+    campaign("manifests in modules", |dice| {
+        let wasm = mutated(dice, &corpus);
+        let Ok(found) = extract(&wasm) else { return };
+        if let Some(manifest) = found {
+            assert_eq!(extract(&embed(&wasm, &manifest).unwrap()).unwrap(), Some(manifest));
+        }
+    });
+}
+
+fn lossy(bytes: Vec<u8>) -> String {
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn parms() -> Parms {
+    let arguments = vec![Value::Object(Cid::of(Codec::Raw, b"blob")), Value::Text("-l".into()), Value::Text("".into())];
+    Parms { promise: Promise::local().cid(), module: Cid::of(Codec::Raw, b"module"), arguments }
+}
+
+fn memo() -> Memo {
+    let (result, receipt) = (Cid::of(Codec::Raw, b"result"), Cid::of(Codec::DagCbor, b"receipt"));
+    Memo { v: 1, size: Some(6), named: true, result, receipt }
+}
+
+fn receipt() -> Receipt {
+    let cid = Cid::of(Codec::Raw, b"x");
+    Receipt {
+        v: 1,
+        deps: vec![(parms(), cid)],
+        fuel: 1 << 40,
+        names: vec![("moby.txt".into(), cid)],
+        parms: parms(),
+        result: cid,
+        stderr: Some(cid),
+        time_ms: 1_700_000_000_000,
+        wall_ms: 300,
+    }
+}
+
+fn tree() -> Tree {
+    let entry = |name: &str, target| TreeEntry { name: name.into(), target };
+    let file = Target::File { cid: Cid::of(Codec::Raw, b"x"), size_bytes: 1 << 33, executable: true };
+    let link = Target::Symlink { target: b"../x".to_vec() };
+    let directory = Target::Directory { cid: Cid::of(Codec::DagCbor, b"d") };
+    Tree::new(vec![entry("file", file), entry("link", link), entry("directory", directory)]).unwrap()
+}
+
+fn manifest() -> Manifest {
+    let argument = |name: &str, kind, required, variadic| Argument { name: name.into(), kind, required, variadic };
+    Manifest {
+        v: 1,
+        args: vec![argument("file", ArgKind::Blob, true, false), argument("options", ArgKind::Text, false, true)],
+        name: "sample".into(),
+        limits: Some(Limits { fuel: Some(1 << 32), wall_ms: Some(5), ..Limits::default() }),
+        promise: "Serves a test.".into(),
+        returns: Returns::Tree,
+        version: "1".into(),
+    }
+}
