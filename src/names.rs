@@ -190,7 +190,7 @@ impl Names {
     fn follow(&self, prev: Option<Cid>, table: Arc<Tree>) -> Result<Cid> {
         let mut batch = self.store.batch();
         let table_cid = batch.put_tree(&table)?;
-        let time_ms = jiff::Timestamp::now().as_millisecond().unsigned_abs();
+        let time_ms = crate::time::now_ms();
         let root = Root { v: 1, prev, table: table_cid, time_ms };
         let cid = batch.put_bytes(Codec::DagCbor, &cbor::to_vec(&root))?;
         let _kept = batch.commit(Durability::Durable)?;

@@ -11,6 +11,7 @@ mod mount;
 mod name;
 mod object;
 mod output;
+mod promise;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -66,6 +67,9 @@ enum Verb {
     /// Add, list and show modules
     #[command(subcommand)]
     Module(call::Module),
+    /// Make, show, accept and revoke the terms under which the node answers
+    #[command(subcommand)]
+    Promise(promise::Promise),
     /// Check the store for damage, and repair it
     Fsck(fsck::Fsck),
     /// Counts and sizes
@@ -100,6 +104,7 @@ fn run(cli: Gridfs) -> Result<()> {
         Verb::Get(verb) => verb.run(&globals),
         Verb::Name(verb) => verb.run(&globals),
         Verb::Module(verb) => verb.run(&globals),
+        Verb::Promise(verb) => verb.run(&globals),
         Verb::Fsck(verb) => verb.run(&globals),
         Verb::Stats => object::stats(&globals),
         Verb::Gc(verb) => verb.run(&globals),
