@@ -14,8 +14,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::home::Home;
+use crate::marks::ACCEPTED;
 use crate::names::Names;
 use crate::promise::Promise;
+use crate::receipt::cid_of;
 
 /// Key of the tree of built-ins in `config.toml`.
 pub const BUILTINS_KEY: &str = "builtins";
@@ -97,6 +99,14 @@ pub fn install(store: &Arc<Store>, home: &Home, names: &Names) -> Result<()> {
         .map(|entry| (String::from_utf8_lossy(&entry.name).into_owned(), Some(entry.target.clone())))
         .collect();
     names.change(&changes)?;
+    // One that the user has revoked stays so.
+    for promise in [Promise::local(), Promise::public()].map(|promise| promise.cid()) {
+        let is_old =
+            before.as_ref().is_some_and(|tree| tree.entries().iter().any(|old| cid_of(&old.target) == Some(promise)));
+        if !is_old {
+            ACCEPTED.set(store, &promise, "built in")?;
+        }
+    }
     home.set_cids(&[(BUILTINS_KEY, tree_cid)])
 }
 

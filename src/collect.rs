@@ -1,6 +1,6 @@
 //! What a collection of garbage keeps, and the quota.
 //!
-//! Roots are the names, the pins and the built-ins. A remembered result is kept as long as its module and its inputs
+//! Roots are the names, the pins, the accepted promises and the built-ins. A remembered result is kept as long as its module and its inputs
 //! are: then it can still be asked for, and had again. Of older states of the symbol table the newest
 //! [`KEPT_ROOTS`] stay readable, but what only they name goes. Nothing here looks at a clock.
 //!
@@ -15,7 +15,7 @@ use gridfs_store::{Cid, Codec, Collected, Hash, Marker, Phase, Target, cbor};
 use crate::cache::read_receipt;
 use crate::error::{Code, Error, Result};
 use crate::kernel::Kernel;
-use crate::pins::pins;
+use crate::marks::{self, ACCEPTED, PINS};
 use crate::receipt::{Memo, Receipt, cid_of};
 
 /// Older states of the symbol table that stay readable.
@@ -29,7 +29,8 @@ const GROWN_PARTS: u64 = 50;
 
 /// What a memo of the store turns out to be.
 enum Remembered {
-    Pin,
+    /// A pin, or an accepted promise.
+    Mark,
     Alias(Cid),
     Result(Memo),
     /// Nobody knows, so nobody can miss it.
@@ -38,8 +39,8 @@ enum Remembered {
 
 impl Remembered {
     fn of(label: &[u8], value: &[u8]) -> Remembered {
-        if label.starts_with(b"pin/") {
-            return Remembered::Pin;
+        if marks::is_mark(label) {
+            return Remembered::Mark;
         }
         match (Cid::from_bytes(value), cbor::from_slice::<Memo>(value)) {
             (Ok(cid), _) => Remembered::Alias(cid),
@@ -100,9 +101,12 @@ impl Kernel {
     ) -> Result<Collected> {
         self.store.collect(dry_run, progress, |marker| {
             self.mark_names(marker)?;
-            for pin in pins(&self.store)? {
+            for pin in PINS.all(&self.store)? {
                 marker.keep(&pin.cid)?;
                 self.count_pinned(marker, pin.cid)?;
+            }
+            for promise in ACCEPTED.all(&self.store)? {
+                marker.keep(&promise.cid)?;
             }
             self.mark_remembered(marker, evicted)
         })
@@ -142,7 +146,7 @@ impl Kernel {
             let (label, key) = memo?;
             let Some(value) = self.store.memo(&key)? else { continue };
             match Remembered::of(&label, &value) {
-                Remembered::Pin => {}
+                Remembered::Mark => {}
                 Remembered::Result(_) if !evicted.contains(&key) => undecided.push(key),
                 Remembered::Alias(_) => undecided.push(key),
                 Remembered::Result(_) | Remembered::Unknown => marker.forget(key),
@@ -170,7 +174,7 @@ impl Kernel {
         let memo = match Remembered::of(b"", &value) {
             Remembered::Alias(cid) => return Ok(marker.keeps(&cid)?),
             Remembered::Result(memo) => memo,
-            Remembered::Pin | Remembered::Unknown => return Ok(true),
+            Remembered::Mark | Remembered::Unknown => return Ok(true),
         };
         let Some(receipt) = self.receipt(&memo)? else { return Ok(false) };
         for cid in receipt.parms.inputs() {
@@ -271,7 +275,7 @@ mod tests {
     fn memos_tell_what_they_are() {
         let cid = Cid::of(Codec::Raw, b"x");
         let memo = Memo { v: 1, size: Some(5), named: false, result: cid, receipt: cid };
-        assert!(matches!(Remembered::of(b"pin/x", b""), Remembered::Pin));
+        assert!(matches!(Remembered::of(b"pin/x", b""), Remembered::Mark));
         assert!(matches!(Remembered::of(b"", &cid.to_bytes()), Remembered::Alias(found) if found == cid));
         assert!(matches!(Remembered::of(b"a/b", &memo.to_bytes()), Remembered::Result(found) if found == memo));
         assert!(matches!(Remembered::of(b"", b"?"), Remembered::Unknown));

@@ -70,6 +70,11 @@ impl Home {
         self.directory.join("cache")
     }
 
+    /// Directory of private keys.
+    pub fn keys(&self) -> PathBuf {
+        self.directory.join("keys")
+    }
+
     /// Directory of compiled modules.
     pub fn code(&self) -> PathBuf {
         self.directory.join("code")

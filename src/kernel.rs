@@ -4,7 +4,7 @@
 //! key, and put to the modules in turn: the local cache, the native modules, the WASM engine. The first that accepts
 //! handles it. A failure is reported and forgotten; it is never stored as a result.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,6 +14,7 @@ use gridfs_store::{Cid, Store};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
+use crate::accepted::Accepted;
 use crate::describe::{Description, Descriptions};
 use crate::error::{Code, Error, Result};
 use crate::flights::Flights;
@@ -63,7 +64,8 @@ pub struct Kernel {
     pub modules: Descriptions,
     /// What happened so far.
     pub counters: Counters,
-    promises: HashMap<Cid, Promise>,
+    /// The promises under which it may be called.
+    pub accepted: Accepted,
     consulted: Vec<Box<dyn Module>>,
     flights: Arc<Flights<Reply>>,
     log: Mutex<VecDeque<String>>,
@@ -75,12 +77,17 @@ pub struct Kernel {
 
 impl Kernel {
     /// A kernel over a store that consults `modules` in this order, and whose evaluations run on `runtime`.
-    pub fn new(store: Arc<Store>, names: Arc<Names>, modules: Vec<Box<dyn Module>>, runtime: Handle) -> Arc<Kernel> {
-        let promises = [Promise::local(), Promise::public()].map(|promise| (promise.cid(), promise));
+    pub fn new(
+        store: Arc<Store>,
+        names: Arc<Names>,
+        accepted: Accepted,
+        modules: Vec<Box<dyn Module>>,
+        runtime: Handle,
+    ) -> Arc<Kernel> {
         Arc::new(Kernel {
             modules: Descriptions::new(store.clone()),
             consulted: modules,
-            promises: HashMap::from(promises),
+            accepted,
             flights: Flights::new(runtime),
             log: Mutex::default(),
             counters: Counters::default(),
@@ -141,14 +148,11 @@ impl Kernel {
         Ok(Limits::from(promise.limits).lowered_by(module.manifest.limits.as_ref()))
     }
 
-    /// The accepted promise of this CID.
-    pub fn promise(&self, cid: &Cid) -> Result<&Promise> {
-        self.promises.get(cid).ok_or_else(|| {
-            Error::new(
-                Code::NotAccepted,
-                format!("this node does not accept the promise {cid}; it accepts local and pub"),
-            )
-        })
+    /// The promise of this CID, if it is accepted and holds now.
+    pub fn promise(&self, cid: &Cid) -> Result<Arc<Promise>> {
+        let promise = self.accepted.get(cid)?;
+        promise.check_time(crate::time::now_ms())?;
+        Ok(promise)
     }
 
     /// The last lines of the log, oldest first.
@@ -160,7 +164,7 @@ impl Kernel {
     /// Notes that a path failed, for `.grid/log`.
     pub fn report(&self, what: &str, error: &Error) {
         tracing::debug!(what, %error, "call failed");
-        let line = format!("{} {what}: {error}", jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ"));
+        let line = format!("{} {what}: {error}", crate::time::text(crate::time::now_ms()));
         let mut log = self.log.lock().expect("no panic while it is held");
         if log.len() == MAX_LOG_LINES {
             log.pop_front();
@@ -176,13 +180,6 @@ impl Kernel {
     /// Number of calls that wait for them.
     pub fn waiting(&self) -> usize {
         self.flights.waiting()
-    }
-
-    /// The promises that this node accepts, in the order of their CIDs.
-    pub fn promises(&self) -> Vec<(Cid, &Promise)> {
-        let mut promises: Vec<_> = self.promises.iter().map(|(cid, promise)| (*cid, promise)).collect();
-        promises.sort_by_key(|(cid, _)| cid.to_string());
-        promises
     }
 
     /// Checks a call before anything runs: rights before effect.

@@ -3,6 +3,7 @@
 //! [`kernel::Kernel`] is the one call path; [`node::Node`] puts store, symbol table, engine and kernel together;
 //! [`grid::Grid`] shows it as a mount; [`service`] and [`client`] are what the two binaries speak.
 
+pub mod accepted;
 pub mod builtins;
 pub mod cache;
 pub mod cas;
@@ -15,16 +16,18 @@ pub mod error;
 pub mod flights;
 pub mod grid;
 pub mod home;
+pub mod identity;
 pub mod kernel;
+pub mod marks;
 pub mod module;
 pub mod names;
 pub mod node;
 mod notify;
 pub mod parms;
 pub mod path;
-pub mod pins;
 pub mod promise;
 pub mod receipt;
 pub mod resolve;
 pub mod service;
+pub mod time;
 pub mod wasm;

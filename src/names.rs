@@ -73,6 +73,13 @@ impl Names {
         Ok(Names { store, home, state: RwLock::new(State { root, table }), changing: Mutex::new(()) })
     }
 
+    /// The names that stand for an object, in order.
+    pub fn naming(&self, cid: &Cid) -> Vec<String> {
+        let table = self.table();
+        let named = table.entries().iter().filter(|entry| cid_of(&entry.target) == Some(*cid));
+        named.map(|entry| String::from_utf8_lossy(&entry.name).into_owned()).collect()
+    }
+
     /// What a name stands for.
     pub fn get(&self, name: &str) -> Option<Target> {
         self.table().get(name.as_bytes()).map(|entry| entry.target.clone())
@@ -190,7 +197,7 @@ impl Names {
     fn follow(&self, prev: Option<Cid>, table: Arc<Tree>) -> Result<Cid> {
         let mut batch = self.store.batch();
         let table_cid = batch.put_tree(&table)?;
-        let time_ms = jiff::Timestamp::now().as_millisecond().unsigned_abs();
+        let time_ms = crate::time::now_ms();
         let root = Root { v: 1, prev, table: table_cid, time_ms };
         let cid = batch.put_bytes(Codec::DagCbor, &cbor::to_vec(&root))?;
         let _kept = batch.commit(Durability::Durable)?;

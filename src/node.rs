@@ -8,6 +8,7 @@ use gridfs_modules::Engine;
 use gridfs_store::{Options, Progress, Store};
 use tokio::runtime::{Builder, Runtime};
 
+use crate::accepted::Accepted;
 use crate::builtins;
 use crate::cache::Cache;
 use crate::cas::CasModule;
@@ -51,7 +52,8 @@ impl Node {
             .enable_time()
             .build()
             .map_err(|e| Error::caused(Code::General, "can't start threads for computing", e))?;
-        let kernel = Kernel::new(store, names, modules, compute.handle().clone());
+        let accepted = Accepted::open(store.clone())?;
+        let kernel = Kernel::new(store, names, accepted, modules, compute.handle().clone());
         Ok(Node { home, kernel, engine, compute: Some(compute) })
     }
 }

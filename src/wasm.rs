@@ -110,7 +110,7 @@ fn record(call: &Call, grid: &GuestGrid, outcome: Outcome, started: Instant) -> 
         parms: call.parms.clone(),
         result: cid_of(&result).expect("a result is a file or a directory"),
         stderr,
-        time_ms: jiff::Timestamp::now().as_millisecond().unsigned_abs(),
+        time_ms: crate::time::now_ms(),
         wall_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
     };
     let receipt = batch.put_bytes(Codec::DagCbor, &cbor::to_vec(&receipt))?;

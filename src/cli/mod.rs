@@ -13,6 +13,7 @@ mod name;
 mod object;
 mod options;
 mod output;
+mod promise;
 mod service;
 
 use std::path::{Path, PathBuf};
@@ -69,6 +70,9 @@ enum Verb {
     /// Add, list and show modules
     #[command(subcommand)]
     Module(call::Module),
+    /// Make, show, accept and revoke the terms under which the node answers
+    #[command(subcommand)]
+    Promise(promise::Promise),
     /// Check the store for damage, and repair it
     Fsck(fsck::Fsck),
     /// Counts and sizes
@@ -114,6 +118,7 @@ fn run(cli: Gridfs) -> Result<()> {
         Verb::Get(verb) => verb.run(&globals),
         Verb::Name(verb) => verb.run(&globals),
         Verb::Module(verb) => verb.run(&globals),
+        Verb::Promise(verb) => verb.run(&globals),
         Verb::Fsck(verb) => verb.run(&globals),
         Verb::Stats => object::stats(&globals),
         Verb::Gc(verb) => verb.run(&globals),

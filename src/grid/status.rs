@@ -3,11 +3,12 @@
 //! `metrics` is in Prometheus's text exposition format, version 0.0.4. What is counted, is counted since the daemon started.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use super::Grid;
-use crate::receipt::cid_of;
+use crate::promise::Promise;
 
 /// A status file.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -65,14 +66,12 @@ impl Grid {
 
     /// A line for each accepted promise: its CID, its names (or "-"), its text, with tabs between them.
     fn accepted(&self) -> String {
-        let table = self.kernel.names.table();
-        let line = |(cid, text): (gridfs_store::Cid, &str)| {
-            let names = table.entries().iter().filter(|entry| cid_of(&entry.target) == Some(cid));
-            let names: Vec<_> = names.map(|entry| crate::path::encode(&String::from_utf8_lossy(&entry.name))).collect();
+        let line = |(cid, promise): &(gridfs_store::Cid, Arc<Promise>)| {
+            let names: Vec<_> = self.kernel.names.naming(cid).iter().map(|name| crate::path::encode(name)).collect();
             let names = if names.is_empty() { "-".to_owned() } else { names.join(" ") };
-            format!("{cid}\t{names}\t{}\n", text.replace(['\n', '\t'], " "))
+            format!("{cid}\t{names}\t{}\n", promise.text.replace(['\n', '\t'], " "))
         };
-        self.kernel.promises().into_iter().map(|(cid, promise)| line((cid, &promise.text))).collect()
+        self.kernel.accepted.all().iter().map(line).collect()
     }
 
     fn metrics(&self) -> String {

@@ -12,8 +12,8 @@ use super::{CheckRow, FindingRow, RepairRow};
 use crate::builtins;
 use crate::error::Result;
 use crate::home::Home;
+use crate::marks::PINS;
 use crate::names::Names;
-use crate::pins;
 use crate::receipt::cid_of;
 
 /// Longest path told of one owner, in characters; of longer ones the end is told.
@@ -66,7 +66,7 @@ impl Checking<'_> {
             roots.push(("(the symbol table)".into(), plain(Cid::of(Codec::DagCbor, &table.encode()))));
         }
         // Pins that can't be read are found as damage themselves.
-        for pin in pins::pins(self.store).unwrap_or_default() {
+        for pin in PINS.all(self.store).unwrap_or_default() {
             roots.push((format!("(pinned) {}", pin.note), pin.cid));
         }
         for key in self.home.cids() {

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 
 use super::{Answer, CollectedRow, Event, Input, PinRow, Reading, Service, Source, StatsRow, Stored, blocking, store};
 use crate::error::{Code, Error, Result};
-use crate::pins;
+use crate::marks::{Mark, PINS};
 use crate::receipt::cid_of;
 
 impl Service {
@@ -77,13 +77,13 @@ impl Service {
         let target = self.target(what).await?;
         let cid = cid_of(&target).ok_or_else(|| Error::new(Code::Usage, format!("{what} is a link")))?;
         let _kept = self.hold(&cid)?;
-        pins::pin(&self.node.kernel.store, &cid, what)?;
+        PINS.set(&self.node.kernel.store, &cid, what)?;
         self.pins_of(|pin| *pin == cid)
     }
 
     pub(super) fn unpin(&self, what: &str) -> Result<Answer> {
         let cid = self.resolver().cid(what)?;
-        match pins::unpin(&self.node.kernel.store, &cid)? {
+        match PINS.remove(&self.node.kernel.store, &cid)? {
             true => Ok(Answer::Done),
             false => {
                 let why = format!("{what} is not pinned; `gridfs pin list` shows what is");
@@ -97,9 +97,8 @@ impl Service {
     }
 
     fn pins_of(&self, wanted: impl Fn(&Cid) -> bool) -> Result<Answer> {
-        let pins = pins::pins(&self.node.kernel.store)?;
-        let row =
-            |pin: pins::Pin| PinRow { cid: pin.cid.to_string(), time: super::time_text(pin.time_ms), note: pin.note };
+        let pins = PINS.all(&self.node.kernel.store)?;
+        let row = |pin: Mark| PinRow { cid: pin.cid.to_string(), time: crate::time::text(pin.time_ms), note: pin.note };
         Ok(Answer::Pins(pins.into_iter().filter(|pin| wanted(&pin.cid)).map(row).collect()))
     }
 
@@ -114,7 +113,7 @@ impl Service {
                 chunks: stats.chunks,
                 memos: stats.memos,
                 names: kernel.names.table().entries().len() as u64,
-                pins: pins::pins(&kernel.store)?.len() as u64,
+                pins: PINS.all(&kernel.store)?.len() as u64,
                 plain_bytes: stats.plain_bytes,
                 stored_bytes: stats.stored_bytes,
                 disk_bytes: stats.disk_bytes,

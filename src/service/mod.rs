@@ -2,6 +2,7 @@
 
 pub mod check;
 mod keep;
+mod promises;
 mod rehash;
 mod request;
 pub mod wire;
@@ -20,20 +21,20 @@ use gridfs_store::{
 use tokio::sync::mpsc;
 
 pub use request::{
-    Answer, ChangeRow, CheckRow, CollectedRow, Event, FindingRow, ModuleRow, PinRow, Progress, RepairRow, Request, Row,
-    Source, Spelled, StatsRow, Word,
+    Answer, ChangeRow, CheckRow, CollectedRow, Event, FindingRow, ModuleRow, PinRow, Progress, PromiseRow, RepairRow,
+    Request, Row, Source, Spelled, StatsRow, Word,
 };
 
 use crate::describe::Description;
 use crate::error::{Code, Error, Result};
+use crate::marks::PINS;
 use crate::module::Caller;
 use crate::names::{Change, check_name};
 use crate::node::Node;
 use crate::parms::Parms;
-use crate::pins;
-use crate::promise::Promise;
 use crate::receipt::cid_of;
 use crate::resolve::{Reach, Resolver};
+use crate::time;
 
 /// What follows a request: standard input, or a module's bytes.
 pub type Input = Box<dyn Read + Send>;
@@ -88,6 +89,10 @@ impl Service {
             Request::Pin { what } => self.pin(&what).await,
             Request::Unpin { what } => self.unpin(&what),
             Request::Pins => self.pins(),
+            Request::NewPromise { promise, modules, name } => self.new_promise(*promise, &modules, name).await,
+            Request::ShowPromise { promise } => self.show_promise(&promise),
+            Request::Accept { promise, accept } => self.accept(&promise, accept).await,
+            Request::Promises => Ok(self.promises()),
             Request::Check { read_data, repair } => self.check(read_data, repair, events).await,
         }
     }
@@ -120,7 +125,7 @@ impl Service {
         match &name {
             Some(name) => drop(kernel.names.change(&[(name.clone(), Some(target.clone()))])?),
             // Without a name it is kept all the same: it was given to be kept.
-            None => pins::pin(&kernel.store, &cid_of(&target).expect("files and directories have a CID"), &note)?,
+            None => PINS.set(&kernel.store, &cid_of(&target).expect("files and directories have a CID"), &note)?,
         }
         let alias = digest.map(|digest| digest.to_string());
         Ok(Answer::Stored(Row { alias, ..row(name.unwrap_or_default(), &target) }))
@@ -256,7 +261,7 @@ impl Service {
     fn show(&self, name: &str) -> Result<ModuleRow> {
         let cid = self.resolver().cid(name)?;
         let module = self.node.kernel.modules.get(&cid)?;
-        Ok(module_row(name, &module))
+        Ok(module_row(name, &module, self.runs_under(&module.cid)))
     }
 
     fn modules(&self) -> Result<Answer> {
@@ -267,7 +272,7 @@ impl Service {
             let cid = cid_of(&entry.target).expect("a module is a file");
             // A module that can't be read any more is listed by `name list`.
             let module = kernel.modules.get(&cid).ok()?;
-            Some(module_row(&String::from_utf8_lossy(&entry.name), &module))
+            Some(module_row(&String::from_utf8_lossy(&entry.name), &module, self.runs_under(&cid)))
         };
         Ok(Answer::Modules(modules.filter_map(row).collect()))
     }
@@ -319,7 +324,7 @@ impl Service {
     fn name_log(&self, limit: usize) -> Result<Answer> {
         let names = &self.node.kernel.names;
         let row = |(cid, root): (Cid, crate::names::Root)| {
-            let time = time_text(root.time_ms);
+            let time = time::text(root.time_ms);
             let changes = names.diff(&root)?.iter().map(change_line).collect();
             Ok(ChangeRow { root: cid.to_string(), time, changes })
         };
@@ -433,12 +438,6 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
     }
 }
 
-/// Milliseconds since 1970 as RFC 3339.
-fn time_text(time_ms: u64) -> String {
-    let time = jiff::Timestamp::from_millisecond(i64::try_from(time_ms).unwrap_or(i64::MAX));
-    time.map_or_else(|_| "?".into(), |time| time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
-}
-
 fn gone() -> Error {
     Error::new(Code::Interrupted, "the command went away")
 }
@@ -522,7 +521,7 @@ fn change_line(change: &Change) -> String {
     }
 }
 
-fn module_row(name: &str, module: &Description) -> ModuleRow {
+fn module_row(name: &str, module: &Description, runs_under: Vec<(String, String, String)>) -> ModuleRow {
     let manifest = &module.manifest;
     let arguments = manifest.args.iter().map(|argument| {
         let kind = format!("{:?}", argument.kind).to_lowercase();
@@ -533,8 +532,6 @@ fn module_row(name: &str, module: &Description) -> ModuleRow {
         }
     });
     let usage = std::iter::once(name.to_owned()).chain(arguments).collect::<Vec<_>>().join(" ");
-    let promises = [("local", Promise::local()), ("pub", Promise::public())];
-    let covering = promises.into_iter().filter(|(_, promise)| promise.covers(&module.cid));
     ModuleRow {
         name: name.to_owned(),
         cid: module.cid.to_string(),
@@ -542,6 +539,6 @@ fn module_row(name: &str, module: &Description) -> ModuleRow {
         usage,
         returns: if module.returns_tree() { "tree".into() } else { "blob".into() },
         promise: manifest.promise.clone(),
-        runs_under: covering.map(|(name, p)| (name.to_owned(), p.cid().to_string(), p.text.clone())).collect(),
+        runs_under,
     }
 }

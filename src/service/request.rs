@@ -9,6 +9,7 @@ use gridfs_store::Algorithm;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Code;
+use crate::promise::{Promise, PromiseLimits};
 
 /// Something to be done.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -92,6 +93,29 @@ pub enum Request {
     },
     /// The pinned objects.
     Pins,
+    /// Store a promise, made and signed by this node.
+    NewPromise {
+        /// The document, not signed.
+        promise: Box<Promise>,
+        /// The modules it covers, by name or CID; none: every module.
+        modules: Vec<String>,
+        /// The name to give it.
+        name: Option<String>,
+    },
+    /// What a promise says.
+    ShowPromise {
+        /// A name or CID.
+        promise: String,
+    },
+    /// Accept a promise, or accept it no longer.
+    Accept {
+        /// A name or CID.
+        promise: String,
+        /// Or no longer.
+        accept: bool,
+    },
+    /// The accepted promises.
+    Promises,
     /// Check the store for damage.
     Check {
         /// Read every byte.
@@ -210,6 +234,37 @@ pub enum Answer {
     Pins(Vec<PinRow>),
     /// What a check found.
     Checked(CheckRow),
+    /// Promises.
+    Promises(Vec<PromiseRow>),
+}
+
+/// A promise as it is shown.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct PromiseRow {
+    /// Its CID.
+    pub cid: String,
+    /// The names that stand for it.
+    pub names: Vec<String>,
+    /// Whether this node accepts it.
+    pub accepted: bool,
+    /// What is promised.
+    pub text: String,
+    /// What is asked in return.
+    pub asks: String,
+    /// The public key of the node that made it; absent: built in.
+    pub issuer: Option<String>,
+    /// Modules covered, by CID; absent: every module.
+    pub modules: Option<Vec<String>>,
+    /// When it begins, RFC 3339.
+    pub not_before: Option<String>,
+    /// When it ends, RFC 3339.
+    pub not_after: Option<String>,
+    /// `local`, `fetch` or `race`.
+    pub source: String,
+    /// Whether results are offered to others.
+    pub share: bool,
+    /// What one call may use at most.
+    pub limits: PromiseLimits,
 }
 
 /// What a collection of garbage did, or would do.

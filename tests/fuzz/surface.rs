@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use gridfs::grid::{Grid, Node as Place};
+use gridfs::grid::{Grid, Node as Place, Policy};
 use gridfs::node::Node;
 use gridfs::path;
 use gridfs_fuse::{Answer, Entry, Errno, Kind, Opening, Tree as _};
@@ -66,7 +66,7 @@ impl World {
     fn new() -> World {
         let directory = tempfile::tempdir().unwrap();
         let node = Node::open(&directory.path().join("home"), &mut |_| {}).unwrap();
-        let grid = Grid::new(node.kernel.clone(), directory.path().to_owned());
+        let grid = Grid::new(node.kernel.clone(), directory.path().to_owned(), Policy::default());
         let mut world = World {
             _directory: directory,
             node,
