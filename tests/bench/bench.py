@@ -5,7 +5,7 @@ import os
 
 from files import apparent_bytes, remove
 from jobs import corpus_of, does, kind_of
-from process import Failed, run, say
+from process import Failed, clean, run, say
 
 VERIFY = """\
 diff -rq --no-dereference "$TREE" "$OUT"
@@ -91,10 +91,7 @@ class Trial:
     def environment(self, tree, name):
         """All that a command sees: nothing of the user's own settings, caches or repositories."""
         return {
-            "PATH": f"{self.work / 'bin'}:{os.environ['PATH']}",
-            "HOME": str(self.work / "home"),
-            "TMPDIR": str(self.work / "tmp"),
-            "LC_ALL": "C.UTF-8",
+            **clean(self.work),
             "TREE": str(tree),
             "REPO": str(self.repo),
             "CACHE": str(self.cache),
