@@ -234,13 +234,6 @@ impl Grid {
     }
 }
 
-fn read_object(object: &Object, offset: u64, size: usize) -> Result<Vec<u8>> {
-    let mut bytes = vec![0; size];
-    let read = object.read_at(offset, &mut bytes)?;
-    bytes.truncate(read);
-    Ok(bytes)
-}
-
 /// Attributes of a call's result that is a file.
 fn result_attr(reply: &Reply, time: SystemTime) -> Attr {
     let size = match reply.result {
@@ -355,18 +348,15 @@ impl Tree for Grid {
                 let end = start.saturating_add(size).min(text.len());
                 Answer::Now(Ok(text[start..end].to_vec()))
             }
-            // What waits for nothing is answered on the spot.
-            File::Object(object, node) if object.is_at_hand() => {
-                Answer::Now(read_object(object, offset, size).map_err(|e| self.read_failed(node, &e)))
-            }
-            File::Object(object, node) => {
-                let (grid, object, node) = (self.clone(), object.clone(), node.clone());
-                Answer::Later(Box::pin(async move {
-                    let read = tokio::task::spawn_blocking(move || read_object(&object, offset, size));
-                    let bytes = read.await.map_err(|_| Errno::EIO)?;
-                    bytes.map_err(|e| grid.read_failed(&node, &e))
-                }))
-            }
+            File::Object(object, node) => match object.read_at_hand(offset, size) {
+                Ok(Some(bytes)) => Answer::Now(Ok(bytes)),
+                Ok(None) => {
+                    let (grid, object, node) = (self.clone(), object.clone(), node.clone());
+                    let read = move || object.read(offset, size).map_err(|e| grid.read_failed(&node, &e.into()));
+                    Answer::Blocking(Box::new(read))
+                }
+                Err(error) => Answer::Now(Err(self.read_failed(node, &error.into()))),
+            },
         }
     }
 
