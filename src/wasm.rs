@@ -71,6 +71,10 @@ impl Module for WasmModule {
 
 /// The program of a stored module. Compiling it, which does not yield, may take seconds.
 pub fn load(engine: &Engine, store: &Arc<Store>, module: &Cid) -> Result<Arc<Program>> {
+    // What is in memory is had without waiting: no other thread has to take over this one's tasks.
+    if let Some(program) = engine.loaded(module) {
+        return Ok(program);
+    }
     tokio::task::block_in_place(|| engine.load(module, || store.read(module, MAX_WASM_BYTES)))
         .map_err(|e| Error::from(e).during(format!("module {module}")))
 }

@@ -42,4 +42,4 @@ mod tree;
 pub use error::MountError;
 pub use mount::{Mount, MountOptions, mount};
 pub use mountpoint::{heal, is_mounted, unmount};
-pub use tree::{Answer, Attr, Entry, Errno, Kind, Later, Opened, Opening, Space, Tree};
+pub use tree::{Answer, Attr, Blocking, Entry, Errno, Kind, Later, Opened, Opening, Space, Tree};

@@ -172,7 +172,7 @@ impl Mount {
     /// Unmounts, and waits a bounded time ([`MountOptions::unmount_wait`]) for the event loops to end. Blocks.
     ///
     /// If the mount is in use it leaves the directory all the same. What waits for a later answer, now or from now on,
-    /// gets `ECONNABORTED`; open files are served what is at hand until they are closed or the process ends. If it was
+    /// gets `ECONNABORTED`; open files are served what is stored until they are closed or the process ends. If it was
     /// unmounted already, that is fine.
     ///
     /// # Errors

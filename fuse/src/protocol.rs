@@ -91,7 +91,7 @@ impl<T: Tree> Mounted<T> {
         self.inodes.node(ino.0).ok_or(Errno::ESTALE)
     }
 
-    /// Passes the answer to `reply`: here and now, or from a task.
+    /// Passes the answer to `reply`: here and now, from a task, or from a thread that may block.
     fn answer<R: Send + 'static>(
         self: &Arc<Self>,
         caller: u32,
@@ -106,6 +106,11 @@ impl<T: Tree> Mounted<T> {
                     let result = outcome(later, caller, mounted.closing.clone()).await;
                     reply(&mounted, result);
                 });
+            }
+            Answer::Blocking(work) => {
+                let mounted = Arc::clone(self);
+                // A panic drops the reply, which answers EIO.
+                self.runtime.spawn_blocking(move || reply(&mounted, work()));
             }
         }
     }
@@ -125,7 +130,7 @@ impl<T: Tree> Mounted<T> {
                     later.await
                 }))
             }
-            now => now,
+            others => others,
         };
         self.answer(caller, answer, reply);
     }

@@ -2,7 +2,8 @@
 //!
 //! A tree is read-only. Looking (`lookup`, `attr`, `readlink`, `list` of what is at hand, `xattr`) is answered from
 //! memory or local metadata; opening may take long. A method that may take long returns [`Answer::Later`]: its future
-//! runs on the runtime, never on an event loop, and is dropped when the caller is interrupted.
+//! runs on the runtime, never on an event loop, and is dropped when the caller is interrupted. What only reads a disk or
+//! decompresses is an [`Answer::Blocking`].
 //!
 //! The methods themselves run on an event loop and must not wait. So do the destructors of nodes and files.
 
@@ -18,12 +19,18 @@ pub use fuser::Errno;
 /// A future that the runtime drives to a reply.
 pub type Later<T> = Pin<Box<dyn Future<Output = Result<T, Errno>> + Send>>;
 
+/// Work that ends with a reply.
+pub type Blocking<T> = Box<dyn FnOnce() -> Result<T, Errno> + Send>;
+
 /// An answer at once, or one that the runtime works out while the event loop goes on.
 pub enum Answer<T> {
     /// The answer, without waiting.
     Now(Result<T, Errno>),
     /// The answer will come; dropping the future gives it up.
     Later(Later<T>),
+    /// The answer takes some work, or a wait for the disk: it is worked out on a thread of the runtime that may block, and
+    /// can't be given up.
+    Blocking(Blocking<T>),
 }
 
 /// What a node is.

@@ -150,11 +150,13 @@ fn a_panic_costs_one_caller_an_error_and_the_mount_lives() {
     let mounted = Mounted::new(Fake::new([
         ("loop", panicking(AtOpen::Panics)),
         ("future", panicking(AtOpen::PanicsLater)),
+        ("thread", panicking(AtOpen::PanicsBlocking)),
         ("fine", Item::file("fine")),
     ]));
     for _ in 0..20 {
         assert_eq!(errno(File::open(mounted.path("loop"))), Errno::EIO.code());
         assert_eq!(errno(File::open(mounted.path("future"))), Errno::EIO.code());
+        assert_eq!(errno(File::open(mounted.path("thread"))), Errno::EIO.code());
     }
     assert_eq!(fs::read_to_string(mounted.path("fine")).unwrap(), "fine");
 }

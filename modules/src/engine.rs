@@ -125,6 +125,11 @@ impl Engine {
         Ok(Engine { engine, linker, code, pulse, loaded: Mutex::default() })
     }
 
+    /// The program that `cid` names, if it is in memory. Waits for nothing.
+    pub fn loaded(&self, cid: &Cid) -> Option<Arc<Program>> {
+        self.slot(cid).try_lock().ok()?.clone()
+    }
+
     /// The program of these bytes, which `cid` names. Compiling may take seconds; a program once compiled is
     /// taken from memory or disk.
     pub fn load(

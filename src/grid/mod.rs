@@ -258,13 +258,6 @@ impl Grid {
     }
 }
 
-fn read_object(object: &Object, offset: u64, size: usize) -> Result<Vec<u8>> {
-    let mut bytes = vec![0; size];
-    let read = object.read_at(offset, &mut bytes)?;
-    bytes.truncate(read);
-    Ok(bytes)
-}
-
 /// Attributes of a call's result that is a file.
 fn result_attr(reply: &Reply, time: SystemTime) -> Attr {
     let size = match reply.result {
@@ -400,19 +393,17 @@ impl Tree for Grid {
                 let end = start.saturating_add(size).min(text.len());
                 Answer::Now(self.counted(Ok(text[start..end].to_vec())))
             }
-            // What waits for nothing is answered on the spot.
-            File::Object(object, node) if object.is_at_hand() => {
-                let read = read_object(object, offset, size).map_err(|e| self.read_failed(node, &e));
-                Answer::Now(self.counted(read))
-            }
-            File::Object(object, node) => {
-                let (grid, object, node) = (self.clone(), object.clone(), node.clone());
-                Answer::Later(Box::pin(async move {
-                    let read = tokio::task::spawn_blocking(move || read_object(&object, offset, size));
-                    let bytes = read.await.map_err(|_| Errno::EIO)?;
-                    grid.counted(bytes.map_err(|e| grid.read_failed(&node, &e)))
-                }))
-            }
+            File::Object(object, node) => match object.read_at_hand(offset, size) {
+                Ok(Some(bytes)) => Answer::Now(self.counted(Ok(bytes))),
+                Ok(None) => {
+                    let (grid, object, node) = (self.clone(), object.clone(), node.clone());
+                    Answer::Blocking(Box::new(move || {
+                        let read = object.read(offset, size);
+                        grid.counted(read.map_err(|e| grid.read_failed(&node, &e.into())))
+                    }))
+                }
+                Err(error) => Answer::Now(self.counted(Err(self.read_failed(node, &error.into())))),
+            },
         }
     }
 

@@ -64,6 +64,7 @@ mod owners;
 mod pack;
 mod press;
 mod record;
+mod records;
 mod recovery;
 mod repair;
 mod retire;

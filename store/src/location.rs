@@ -2,6 +2,7 @@
 
 use crate::hash::Hash;
 use crate::record::{Flaw, Kind, Member};
+use crate::records::Place;
 use crate::walk::Found;
 
 /// Length of an encoded [`Location`].
@@ -36,6 +37,11 @@ impl Location {
         bytes[16..20].copy_from_slice(&(self.plain_bytes | flags).to_le_bytes());
         bytes[20..].copy_from_slice(&self.member.to_le_bytes());
         bytes
+    }
+
+    /// Where its record begins.
+    pub fn place(&self) -> Place {
+        (self.pack, self.offset)
     }
 
     pub fn decode(bytes: &[u8; LOCATION_BYTES]) -> Location {

@@ -41,7 +41,11 @@ enum Shape {
 pub(crate) struct Slice {
     pub record: Arc<Record>,
     pub member: usize,
+    pub location: Location,
 }
+
+/// Finds a member by key and place; `None` if it is not to be waited for.
+type Find<'a> = dyn Fn(&Hash, &Location) -> Result<Option<Slice>, Error> + 'a;
 
 impl Slice {
     pub fn bytes(&self) -> &[u8] {
@@ -77,7 +81,8 @@ impl Object {
         self.size_bytes
     }
 
-    /// Reads from `offset` until `buf` is full or the object ends; returns how much that was.
+    /// Reads from `offset` until `buf` is full or the object ends; returns how much that was. Whoever reads on finds the
+    /// next records decoded.
     ///
     /// Every chunk is verified against its hash; the hash of the whole object is checked by
     /// [`Store::read`] and [`crate::extract`], which see all of it.
@@ -86,6 +91,7 @@ impl Object {
         while filled < buf.len() && offset + (filled as u64) < self.size_bytes {
             let at = offset + filled as u64;
             let (slice, start) = self.chunk_at(at)?;
+            self.store.passed(&slice);
             let chunk = &slice.bytes()[(at - start) as usize..];
             let len = chunk.len().min(buf.len() - filled);
             buf[filled..filled + len].copy_from_slice(&chunk[..len]);
@@ -94,12 +100,37 @@ impl Object {
         Ok(filled)
     }
 
-    /// Whether the next read needs no disk: the object is small and in the cache of decoded records.
-    pub fn is_at_hand(&self) -> bool {
-        match &self.shape {
-            Shape::Chunk(location) => self.store.has_decoded(location),
-            Shape::Manifest(_) => false,
+    /// As `read_at`, of at most `len` bytes.
+    pub fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, Error> {
+        let end = offset.saturating_add(len as u64).min(self.size_bytes);
+        let mut bytes = Vec::with_capacity(end.saturating_sub(offset) as usize);
+        while offset + (bytes.len() as u64) < end {
+            let at = offset + bytes.len() as u64;
+            let (slice, start) = self.chunk_at(at)?;
+            self.store.passed(&slice);
+            let upto = end.min(start + slice.bytes().len() as u64);
+            bytes.extend_from_slice(&slice.bytes()[(at - start) as usize..(upto - start) as usize]);
         }
+        Ok(bytes)
+    }
+
+    /// As `read`, if everything that it needs is decoded: it waits for nothing.
+    pub fn read_at_hand(&self, offset: u64, len: usize) -> Result<Option<Vec<u8>>, Error> {
+        let end = offset.saturating_add(len as u64).min(self.size_bytes);
+        let (mut at, mut slices) = (offset, Vec::new());
+        while at < end {
+            let found = self.find_chunk(at, &|hash, location| self.store.slice_at_hand(hash, location))?;
+            let Some((slice, start)) = found else { return Ok(None) };
+            let upto = end.min(start + slice.bytes().len() as u64);
+            slices.push((slice, (at - start) as usize..(upto - start) as usize));
+            at = upto;
+        }
+        let mut bytes = Vec::with_capacity(end.saturating_sub(offset) as usize);
+        for (slice, range) in slices {
+            self.store.passed(&slice);
+            bytes.extend_from_slice(&slice.bytes()[range]);
+        }
+        Ok(Some(bytes))
     }
 
     /// Reads the object from front to back. Errors are [`Error`] inside [`io::Error`].
@@ -109,13 +140,18 @@ impl Object {
 
     /// The chunk that holds `offset`, which lies inside the object, and where the chunk starts.
     fn chunk_at(&self, offset: u64) -> Result<(Slice, u64), Error> {
+        let found = self.find_chunk(offset, &|hash, location| self.store.slice(hash, location).map(Some))?;
+        Ok(found.expect("whoever decodes what is missing finds everything"))
+    }
+
+    fn find_chunk(&self, offset: u64, find: &Find<'_>) -> Result<Option<(Slice, u64)>, Error> {
         match &self.shape {
-            Shape::Chunk(location) => Ok((self.store.slice(&self.cid.hash, location)?, 0)),
-            Shape::Manifest(root) => self.descend(root, offset),
+            Shape::Chunk(location) => Ok(find(&self.cid.hash, location)?.map(|slice| (slice, 0))),
+            Shape::Manifest(root) => self.descend(root, offset, find),
         }
     }
 
-    fn descend(&self, root: &Slice, offset: u64) -> Result<(Slice, u64), Error> {
+    fn descend(&self, root: &Slice, offset: u64, find: &Find<'_>) -> Result<Option<(Slice, u64)>, Error> {
         let mut slice = root.clone();
         let (mut start, mut span_bytes, mut level) = (0, self.size_bytes, None);
         loop {
@@ -128,17 +164,18 @@ impl Object {
             start += span.start;
             span_bytes = span.end - span.start;
             level = below;
-            slice = self.child(&span)?;
+            let Some(child) = self.child(&span, find)? else { return Ok(None) };
+            slice = child;
             if below.is_none() {
                 let fits = slice.bytes().len() as u64 == span_bytes;
-                return fits.then_some((slice, start)).ok_or_else(|| self.bad("does not fit its chunks"));
+                return fits.then_some(Some((slice, start))).ok_or_else(|| self.bad("does not fit its chunks"));
             }
         }
     }
 
-    fn child(&self, span: &Span) -> Result<Slice, Error> {
+    fn child(&self, span: &Span, find: &Find<'_>) -> Result<Option<Slice>, Error> {
         match self.store.index().get(&span.hash)? {
-            Some(location) => self.store.slice(&span.hash, &location),
+            Some(location) => find(&span.hash, &location),
             None => Err(Error::Missing { object: self.cid.hash, chunk: span.hash }),
         }
     }

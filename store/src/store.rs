@@ -22,13 +22,13 @@ use crate::object::{Object, Slice};
 use crate::pack::Packs;
 use crate::press::Press;
 use crate::record::Record;
+use crate::records::Records;
 use crate::recovery;
 use crate::tree::Tree;
 use crate::writer::{Limits, Writer};
 
 const FORMAT: &str = "gridfs store 1\n";
 const PACK_GONE: &str = "the pack file is gone";
-const RECORD_CACHE_BYTES: usize = 64 << 20;
 const TREE_CACHE_BYTES: usize = 16 << 20;
 /// Largest encoded directory that [`Store::tree`] decodes.
 pub const MAX_TREE_BYTES: u64 = 64 << 20;
@@ -79,8 +79,7 @@ pub struct Store {
     writer: Arc<Writer>,
     packs: Arc<Packs>,
     index: Arc<Index>,
-    /// Decoded records by pack and offset.
-    records: Cache<(u32, u64), Arc<Record>>,
+    records: Records,
     trees: Cache<Hash, Arc<Tree>>,
     leases: Arc<Leases>,
     /// Hides what a collection under way has found to be dead.
@@ -117,6 +116,7 @@ impl Store {
         packs.measure()?;
         let index = Arc::new(index);
         let writer = Arc::new(Writer::new(Arc::clone(&packs), Arc::clone(&index), limits, start));
+        let records = Records::start(Arc::clone(&packs), Arc::clone(&index)).map_err(Error::Thread)?;
         Ok(Store {
             dir: dir.to_owned(),
             flusher: Flusher::start(Arc::clone(&writer), Arc::clone(&index), limits.lazy_for),
@@ -124,7 +124,7 @@ impl Store {
             writer,
             packs,
             index,
-            records: Cache::new(RECORD_CACHE_BYTES),
+            records,
             trees: Cache::new(TREE_CACHE_BYTES),
             leases: Arc::default(),
             gate: RwLock::default(),
@@ -302,7 +302,7 @@ impl Store {
         &self.collecting
     }
 
-    pub(crate) fn index(&self) -> &Index {
+    pub(crate) fn index(&self) -> &Arc<Index> {
         &self.index
     }
 
@@ -343,29 +343,28 @@ impl Store {
         }
     }
 
+    /// As `slice`, if the record is decoded.
+    pub(crate) fn slice_at_hand(&self, key: &Hash, location: &Location) -> Result<Option<Slice>, Error> {
+        let record = self.records.at_hand(location.place());
+        record.map(|record| self.member(record, key, location)).transpose()
+    }
+
     fn slice_at(&self, key: &Hash, location: &Location) -> Result<Slice, Error> {
-        let record = self.record(location)?;
+        let record = self.records.get(location.place(), location.record_bytes)?;
+        self.member(record.ok_or_else(|| self.corrupt(location, PACK_GONE))?, key, location)
+    }
+
+    fn member(&self, record: Arc<Record>, key: &Hash, location: &Location) -> Result<Slice, Error> {
         let member = usize::from(location.member);
         match record.members.get(member) {
-            Some(found) if found.key == *key => Ok(Slice { record, member }),
+            Some(found) if found.key == *key => Ok(Slice { record, member, location: *location }),
             _ => Err(self.corrupt(location, "the record holds other keys than the index says")),
         }
     }
 
-    pub(crate) fn has_decoded(&self, location: &Location) -> bool {
-        self.records.get(&(location.pack, location.offset)).is_some()
-    }
-
-    fn record(&self, location: &Location) -> Result<Arc<Record>, Error> {
-        let place = (location.pack, location.offset);
-        if let Some(record) = self.records.get(&place) {
-            return Ok(record);
-        }
-        let pack = self.packs.get(location.pack)?;
-        let pack = pack.ok_or_else(|| self.corrupt(location, PACK_GONE))?;
-        let record = Arc::new(pack.read_record(location.offset, location.record_bytes)?);
-        self.records.insert(place, Arc::clone(&record), record.weight());
-        Ok(record)
+    /// Notes that a reader passed a slice, so that the records after it can be decoded meanwhile.
+    pub(crate) fn passed(&self, slice: &Slice) {
+        self.records.passed(slice.location.place(), slice.location.record_bytes);
     }
 
     fn corrupt(&self, location: &Location, what: &'static str) -> Error {

@@ -6,7 +6,7 @@ import time
 
 from files import apparent_bytes, remove
 from jobs import corpus_of, does, kind_of
-from process import Failed, run, say
+from process import Failed, clean, run, say
 
 REST_S = 65
 VERIFY = """\
@@ -94,10 +94,7 @@ class Trial:
     def environment(self, tree, name):
         """All that a command sees: nothing of the user's own settings, caches or repositories."""
         return {
-            "PATH": f"{self.work / 'bin'}:{os.environ['PATH']}",
-            "HOME": str(self.work / "home"),
-            "TMPDIR": str(self.work / "tmp"),
-            "LC_ALL": "C.UTF-8",
+            **clean(self.work),
             "TREE": str(tree),
             "REPO": str(self.repo),
             "CACHE": str(self.cache),

@@ -40,3 +40,13 @@ def run(command, env, cwd, log):
 
 def say(text):
     print(text, file=sys.stderr, flush=True)
+
+
+def clean(work):
+    """An environment without anything of the user's own settings; programs in `work`/bin go first."""
+    return {
+        "PATH": f"{work / 'bin'}:{os.environ['PATH']}",
+        "HOME": str(work / "home"),
+        "TMPDIR": str(work / "tmp"),
+        "LC_ALL": "C.UTF-8",
+    }

@@ -1,6 +1,7 @@
 """BENCHMARKS.md: medians, goals, and where they come from."""
 
 import dataclasses
+import datetime
 import os
 import pathlib
 import platform
@@ -8,10 +9,12 @@ import re
 import shlex
 import statistics
 import subprocess
+import sys
 
 from corpora import describe
 from files import GIB, MIB, count_files
 from jobs import KINDS, corpus_of, does, kind_of
+from options import ROOT
 from systems import SYSTEMS
 
 
@@ -139,8 +142,29 @@ def machine(work):
     ]
 
 
+def circumstances(work, load, systems, path, rounds):
+    """Where, when and how it was measured."""
+    program = pathlib.Path(sys.argv[0]).name
+    return [
+        f"date: {datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d}",
+        *machine(work),
+        f"load average when measuring began: {load:.2f}",
+        f"source tree: {first_line(f'git -C {shlex.quote(str(ROOT))} describe --always --dirty')}",
+        "programs: " + "; ".join(first_line(f"PATH={shlex.quote(path)} {system.version}") for system in systems),
+        f"command: `{shlex.join([f'tests/bench/{program}', *sys.argv[1:]])}`, rounds: {rounds}",
+    ]
+
+
+def write(path, section):
+    """Puts a section, which begins with a title of its own, in place of its elder of the same title, or at the end."""
+    old = path.read_text() if path.exists() else ""
+    sections = {part.partition("\n")[0]: part.strip() for part in re.split(r"^(?=# Benchmarks)", old, flags=re.M)}
+    sections[section.partition("\n")[0]] = section.strip()
+    path.write_text("\n\n".join(filter(None, sections.values())) + "\n")
+
+
 def report(bench, facts):
-    """The whole of BENCHMARKS.md."""
+    """The first section of BENCHMARKS.md: the store."""
     failures = [f"{system}, {reason}" for (_, system), reason in bench.failures.items()]
     goals = [judged(bench, goal) for goal in GOALS if goal.job in bench.jobs and full_size(bench, corpus_of(goal.job))]
     parts = [

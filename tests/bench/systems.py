@@ -4,6 +4,7 @@ A store ends when the data is on disk: those that don't see to that themselves a
 is what gridfs and restic use; squashfs's own default is 15."""
 
 import dataclasses
+import shutil
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,3 +77,15 @@ SYSTEMS = [
         corpora=("file",),
     ),
 ]
+
+
+def present(systems, path, leave_out):
+    """Those whose programs are on `path`."""
+    found = []
+    for system in systems:
+        missing = [program for program in system.programs if not shutil.which(program, path=path)]
+        if not missing:
+            found.append(system)
+        else:
+            leave_out(f"{system.name}: {missing[0]} is missing: apt-get install {system.package}")
+    return found

@@ -161,7 +161,7 @@ impl World {
     fn look(&self, directory: &Place, name: &OsStr) -> Option<Result<Entry<Place>, Errno>> {
         match self.grid.lookup(directory, name) {
             Answer::Now(found) => Some(found),
-            Answer::Later(_) => None,
+            Answer::Later(_) | Answer::Blocking(_) => None,
         }
     }
 
@@ -307,7 +307,7 @@ impl World {
     fn check_listing(&self, directory: &Place) {
         let listing = match self.grid.list(directory) {
             Answer::Now(listing) => listing.unwrap(),
-            Answer::Later(_) => return self.check_pending(directory),
+            Answer::Later(_) | Answer::Blocking(_) => return self.check_pending(directory),
         };
         for (name, listed) in &listing {
             let bytes = name.as_bytes();
@@ -341,6 +341,7 @@ fn outcome<T>(runtime: &tokio::runtime::Runtime, answer: Answer<T>) -> Option<Er
     match answer {
         Answer::Now(result) => result.err(),
         Answer::Later(later) => runtime.block_on(later).err(),
+        Answer::Blocking(work) => work().err(),
     }
 }
 

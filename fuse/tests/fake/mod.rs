@@ -40,6 +40,8 @@ pub enum AtOpen {
     Panics,
     /// Panics in its future.
     PanicsLater,
+    /// Panics on a thread that may block.
+    PanicsBlocking,
 }
 
 /// Something in the tree.
@@ -345,6 +347,9 @@ impl Tree for Fake {
                 tokio::task::yield_now().await;
                 Err(Errno::from_i32(code))
             })),
+            AtOpen::PanicsBlocking => {
+                Answer::Blocking(Box::new(|| panic!("as the test wants it, on a thread that may block")))
+            }
             AtOpen::PanicsLater => Answer::Later(Box::pin(async {
                 tokio::task::yield_now().await;
                 panic!("as the test wants it, in a future")
@@ -360,8 +365,8 @@ impl Tree for Fake {
         let read = bytes[from..bytes.len().min(from + size)].to_vec();
         match file.item.slow_reads {
             false => Answer::Now(Ok(read)),
-            true => Answer::Later(Box::pin(async move {
-                tokio::time::sleep(Duration::from_millis(1)).await;
+            true => Answer::Blocking(Box::new(|| {
+                std::thread::sleep(Duration::from_millis(1));
                 Ok(read)
             })),
         }
