@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn public_keys_read_back_in_text_and_cbor() {
         let id = rfc_key().id();
-        assert_eq!(id.to_string(), "12D3KooWQK3WmKr7WMd3uxW9XsxBeTpFv2iaFGDFBp5PGbYVUMdp");
+        assert_eq!(id.to_string(), "12D3KooWQK1wnefoLrcVHbbnf5tLzbopUd3K3bFAoJpA7YJgL5pV");
         assert_eq!(id.to_string().parse::<NodeId>().unwrap(), id);
         let bytes = gridfs_store::cbor::to_vec(&id);
         assert_eq!(gridfs_store::cbor::from_slice::<NodeId>(&bytes).unwrap(), id);

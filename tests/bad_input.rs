@@ -101,7 +101,7 @@ fn promises_that_are_not_accepted() {
     assert_eq!(node.errno(&format!("{cid}/wc/x")), EACCES);
     assert!(node.log().contains("does not accept the promise"));
     let (status, stderr) = node.grid(["--promise", "x", "wc", "x"]).failed();
-    assert_eq!((status, stderr.contains("it accepts local and pub")), (1, true), "{stderr}");
+    assert_eq!((status, stderr.contains("`gridfs promise list` shows")), (1, true), "{stderr}");
 }
 
 #[test]

@@ -100,7 +100,7 @@ impl Grid {
         text.counter("gridfs_read_bytes_total", "Bytes these reads gave.", count(&self.traffic.read_bytes));
         text.gauge("gridfs_store_objects", "Objects stored.", store.objects);
         text.gauge("gridfs_store_chunks", "Distinct chunks stored.", store.chunks);
-        text.gauge("gridfs_store_memos", "Results remembered, and aliases.", store.memos);
+        text.gauge("gridfs_store_memos", "Results remembered, aliases, pins and accepted promises.", store.memos);
         text.gauge("gridfs_store_plain_bytes", "Bytes of all distinct chunks before compression.", store.plain_bytes);
         text.gauge("gridfs_store_bytes", "Bytes of all packs.", self.kernel.store.stored_bytes());
         text.gauge(

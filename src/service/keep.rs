@@ -107,13 +107,15 @@ impl Service {
         blocking(move || {
             let found = kernel.collect(true, &mut |_| ())?;
             let stats = kernel.store.stats()?;
+            let pins = PINS.all(&kernel.store)?.len() as u64;
             let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
             Ok(Answer::Stats(StatsRow {
                 objects: stats.objects,
                 chunks: stats.chunks,
-                memos: stats.memos,
+                // Marks are counted by themselves.
+                memos: stats.memos.saturating_sub(pins + kernel.accepted.all().len() as u64),
                 names: kernel.names.table().entries().len() as u64,
-                pins: PINS.all(&kernel.store)?.len() as u64,
+                pins,
                 plain_bytes: stats.plain_bytes,
                 stored_bytes: stats.stored_bytes,
                 disk_bytes: stats.disk_bytes,

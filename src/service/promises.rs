@@ -76,7 +76,9 @@ impl Service {
             let name = self.node.kernel.names.naming(cid).into_iter().next().unwrap_or_else(|| cid.to_string());
             (name, cid.to_string(), promise.text.clone())
         };
-        covering.map(row).collect()
+        let mut rows: Vec<_> = covering.map(row).collect();
+        rows.sort();
+        rows
     }
 
     fn promise_row(&self, cid: &Cid, promise: &Promise) -> PromiseRow {
