@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
-use common::{ENDLESS, Node, manifest, noise, wait_for};
+use common::{ARGS, ENDLESS, Node, manifest, noise, wait_for};
 use dice::Dice;
 use gridfs_modules::manifest::{ArgKind, Limits, Returns};
 
@@ -176,18 +176,6 @@ const PRINT: &str = r#"(module (import "wasi_snapshot_preview1" "fd_write" (func
 /// Takes memory for ever, and traps when it gets no more.
 const HOARD: &str = r#"(module (memory (export "memory") 1) (func (export "_start")
     (loop $again (br_if $again (i32.ne (memory.grow (i32.const 16)) (i32.const -1)))) unreachable))"#;
-/// Prints its argument vector, each argument with a NUL.
-const ARGS: &str = r#"(module
-    (import "wasi_snapshot_preview1" "args_sizes_get" (func $sizes (param i32 i32) (result i32)))
-    (import "wasi_snapshot_preview1" "args_get" (func $get (param i32 i32) (result i32)))
-    (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
-    (memory (export "memory") 1)
-    (func (export "_start")
-        (drop (call $sizes (i32.const 0) (i32.const 4)))
-        (drop (call $get (i32.const 1024) (i32.const 2048)))
-        (i32.store (i32.const 8) (i32.const 2048))
-        (i32.store (i32.const 12) (i32.load (i32.const 4)))
-        (drop (call $write (i32.const 1) (i32.const 8) (i32.const 1) (i32.const 16)))))"#;
 
 // What the processes share.
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt, symlink};
 use std::path::Path;
 
-use common::{ENDLESS, Node, manifest, noise};
+use common::{ARGS, ENDLESS, Node, manifest, noise};
 use gridfs_modules::manifest::{ArgKind, Limits, Returns};
 
 const TEXT: &str = "call me ishmael\nsome years ago never mind how long\n";
@@ -413,20 +413,8 @@ fn other_reads_go_on_while_a_module_runs() {
 #[test]
 fn a_module_with_two_blobs_and_an_integer() {
     let node = Node::mounted();
-    // Prints its argument vector: each argument and a line feed.
-    let args = r#"(module
-        (import "wasi_snapshot_preview1" "args_sizes_get" (func $sizes (param i32 i32) (result i32)))
-        (import "wasi_snapshot_preview1" "args_get" (func $get (param i32 i32) (result i32)))
-        (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
-        (memory (export "memory") 1)
-        (func (export "_start")
-            (drop (call $sizes (i32.const 0) (i32.const 4)))
-            (drop (call $get (i32.const 1024) (i32.const 2048)))
-            (i32.store (i32.const 8) (i32.const 2048))
-            (i32.store (i32.const 12) (i32.load (i32.const 4)))
-            (drop (call $write (i32.const 1) (i32.const 8) (i32.const 1) (i32.const 16)))))"#;
     let arguments = [("a", ArgKind::Blob), ("n", ArgKind::Int), ("t", ArgKind::Tree)];
-    node.add_wat("args", args, Some(&manifest("args", &arguments, Returns::Blob, Limits::default())));
+    node.add_wat("args", ARGS, Some(&manifest("args", &arguments, Returns::Blob, Limits::default())));
     node.put("moby.txt", TEXT);
     sample_tree(&node.scratch("source"));
     node.sh("gridfs put --name source source").ok();

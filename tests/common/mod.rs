@@ -263,3 +263,16 @@ pub fn noise(seed: u64, length: usize) -> Vec<u8> {
 
 /// A module that never ends.
 pub const ENDLESS: &str = r#"(module (memory (export "memory") 1) (func (export "_start") (loop $again (br $again))))"#;
+
+/// Prints its argument vector, each argument with a NUL.
+pub const ARGS: &str = r#"(module
+    (import "wasi_snapshot_preview1" "args_sizes_get" (func $sizes (param i32 i32) (result i32)))
+    (import "wasi_snapshot_preview1" "args_get" (func $get (param i32 i32) (result i32)))
+    (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+    (memory (export "memory") 1)
+    (func (export "_start")
+        (drop (call $sizes (i32.const 0) (i32.const 4)))
+        (drop (call $get (i32.const 1024) (i32.const 2048)))
+        (i32.store (i32.const 8) (i32.const 2048))
+        (i32.store (i32.const 12) (i32.load (i32.const 4)))
+        (drop (call $write (i32.const 1) (i32.const 8) (i32.const 1) (i32.const 16)))))"#;
