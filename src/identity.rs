@@ -22,7 +22,8 @@ use crate::error::{Code, Error, Result};
 const KEY_FILE: &str = "node";
 /// Identity multihash of 36 bytes; protobuf: key type Ed25519, then 32 bytes.
 const PEER_ID_PREFIX: [u8; 6] = [0x00, 0x24, 0x08, 0x01, 0x12, 0x20];
-/// What a signature is for stands before what is signed, so that one kind of record can't pass for another.
+
+/// What a signature is for. It stands before what is signed, so that one kind of record can't pass for another.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Purpose(pub &'static str);
 

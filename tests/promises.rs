@@ -42,8 +42,11 @@ fn a_promise_is_made_signed_shown_and_called_under() {
 fn a_revoked_promise_is_refused_until_it_is_accepted_again() {
     let node = Node::mounted();
     node.put("text", "a b\nc\n");
-    let counts = node.grid(["-p", "pub", "wc", "text"]).ok();
+    let counts = std::fs::read_to_string(node.at("pub/wc/text")).unwrap();
+    let canonical = std::fs::canonicalize(node.at("pub/wc/text")).unwrap();
     node.gridfs(["promise", "revoke", "pub"]).ok();
+    let refused = std::fs::read(&canonical).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::PermissionDenied, "what was read before is not given either");
     let (status, stderr) = node.grid(["-p", "pub", "wc", "text"]).failed();
     assert!(
         status == 1 && stderr.contains("does not accept the promise") && stderr.contains("promise list"),

@@ -72,6 +72,8 @@ impl Grid {
 
     /// The reply to a call if it is known, without running anything.
     fn known(&self, call: &CallNode) -> Result<Option<(Reply, SystemTime)>> {
+        // It may have been revoked, or have ended, since the node was looked up.
+        self.kernel.promise(&call.parms.promise)?;
         if let Some(known) = call.reply.get() {
             return Ok(Some(known.clone()));
         }

@@ -21,6 +21,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use redb::{Database, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, Table, TableDefinition};
 
+pub use crate::checkpoint::{Checkpoint, Counters, Position};
+
+use crate::checkpoint::CHECKPOINT_BYTES;
 use crate::error::Error;
 use crate::hash::Hash;
 use crate::location::{Entry, LOCATION_BYTES, Location};
@@ -35,48 +38,12 @@ const RETIRED: TableDefinition<'_, u32, ()> = TableDefinition::new("retired");
 const STATE: TableDefinition<'_, &str, &[u8; CHECKPOINT_BYTES]> = TableDefinition::new("state");
 
 const CHECKPOINT_KEY: &str = "checkpoint";
-const CHECKPOINT_BYTES: usize = 2 * POSITION_BYTES + 32;
-const POSITION_BYTES: usize = 32;
 /// What a row takes in the file, about.
 const ROW_BYTES: u64 = 80;
 /// A larger file is not made compact when it is closed: it would take long.
 const MAX_COMPACTED_BYTES: u64 = 256 << 20;
 /// Pages kept in memory: more than half of the index of 10 million chunks, so that most lookups read no file.
 const CACHE_BYTES: usize = 448 << 20;
-
-/// A place between two commits of the log, and the data that belongs to it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Position {
-    /// Sequence number of the commit that ends here; 0 before the first.
-    pub sequence: u64,
-    pub meta_id: u32,
-    pub meta_end: u64,
-    pub data_id: u32,
-    pub data_end: u64,
-}
-
-/// What the index counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Objects put.
-    pub objects: u64,
-    /// Distinct chunks.
-    pub chunks: u64,
-    /// Remembered results, and aliases.
-    pub memos: u64,
-    /// Bytes of all distinct chunks before compression.
-    pub plain_bytes: u64,
-}
-
-/// How far the index has got.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Checkpoint {
-    /// Everything up to here is in the index.
-    pub indexed: Position,
-    /// Everything up to here is known to be on disk.
-    pub durable: Position,
-    counters: Counters,
-}
 
 /// The open index.
 pub struct Index {
@@ -115,7 +82,7 @@ impl Index {
                 transaction.open_table(MEMOS)?;
                 transaction.open_table(LABELS)?;
                 transaction.open_table(RETIRED)?;
-                state.get(CHECKPOINT_KEY)?.map(|bytes| decode_checkpoint(bytes.value()))
+                state.get(CHECKPOINT_KEY)?.map(|bytes| Checkpoint::decode(bytes.value()))
             };
             transaction.commit()?;
             let checkpoint = stored.unwrap_or_default();
@@ -255,7 +222,7 @@ impl Index {
                     retired: transaction.open_table(RETIRED)?,
                 };
                 work(&mut tables, &mut next)?;
-                transaction.open_table(STATE)?.insert(CHECKPOINT_KEY, &encode_checkpoint(&next))?;
+                transaction.open_table(STATE)?.insert(CHECKPOINT_KEY, &next.encode())?;
             }
             transaction.commit()?;
             Snapshot::of(&self.db, &next)
@@ -486,20 +453,6 @@ impl Tables<'_> {
     }
 }
 
-impl Counters {
-    fn count(&mut self, location: &Location) {
-        self.objects += u64::from(location.whole || location.manifest);
-        self.chunks += u64::from(!location.manifest);
-        self.plain_bytes += location.chunk_bytes();
-    }
-
-    fn take(&mut self, location: &Location) {
-        self.objects -= u64::from(location.whole || location.manifest);
-        self.chunks -= u64::from(!location.manifest);
-        self.plain_bytes -= location.chunk_bytes();
-    }
-}
-
 fn memo_location(value: &[u8]) -> Result<Location, redb::Error> {
     let bytes = value.first_chunk().ok_or(redb::Error::Corrupted("a memo's row is too short".into()))?;
     Ok(Location::decode(bytes))
@@ -510,32 +463,6 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, Error>
         Ok(outcome) => Ok(outcome?),
         Err(_) => Err(Error::IndexBroken { what: "it panicked" }),
     }
-}
-
-fn encode_checkpoint(checkpoint: &Checkpoint) -> [u8; CHECKPOINT_BYTES] {
-    let position =
-        |p: &Position| [p.sequence, u64::from(p.meta_id) | u64::from(p.data_id) << 32, p.meta_end, p.data_end];
-    let c = &checkpoint.counters;
-    let counters = [c.objects, c.chunks, c.memos, c.plain_bytes];
-    let words = [position(&checkpoint.indexed), position(&checkpoint.durable), counters];
-    let mut bytes = [0; CHECKPOINT_BYTES];
-    for (slot, word) in bytes.chunks_exact_mut(8).zip(words.as_flattened()) {
-        slot.copy_from_slice(&word.to_le_bytes());
-    }
-    bytes
-}
-
-fn decode_checkpoint(bytes: &[u8; CHECKPOINT_BYTES]) -> Checkpoint {
-    let word = |at: usize| u64::from_le_bytes(bytes[at * 8..at * 8 + 8].try_into().expect("a slice of eight"));
-    let position = |at: usize| Position {
-        sequence: word(at),
-        meta_id: word(at + 1) as u32,
-        data_id: (word(at + 1) >> 32) as u32,
-        meta_end: word(at + 2),
-        data_end: word(at + 3),
-    };
-    let counters = Counters { objects: word(8), chunks: word(9), memos: word(10), plain_bytes: word(11) };
-    Checkpoint { indexed: position(0), durable: position(4), counters }
 }
 
 #[cfg(test)]

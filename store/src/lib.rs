@@ -36,6 +36,7 @@ mod blob;
 mod cache;
 pub mod cbor;
 mod check;
+mod checkpoint;
 mod chunker;
 mod cid;
 mod collect;
