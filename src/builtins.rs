@@ -1,4 +1,4 @@
-//! What every node has from the start: the promises `local` and `pub`, the native module `cas`, and guest modules.
+//! What every node has from the start: the promises `local`, `pub`, `accept` and `reject`, the native module `cas`, and guest modules.
 //!
 //! They are embedded in the binary and put into the store and the symbol table when the home is first opened. After an
 //! upgrade of gridfs, names that still stand for the old built-in are moved to the new one; names that the user
@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use gridfs_modules::Manifest;
-use gridfs_modules::manifest::{ArgKind, Argument, Returns};
+use gridfs_modules::manifest::{Accepts, ArgKind, Argument, Returns};
 use gridfs_store::{Cid, Codec, Durability, Lease, Store, cbor};
 use gridfs_store::{Target, Tree, TreeEntry};
 use serde::{Deserialize, Serialize};
@@ -56,7 +56,9 @@ impl Cas {
             v: 1,
             args: vec![object],
             name: "cas".into(),
+            accept: Accepts::Always,
             limits: None,
+            ttl_ms: None,
             promise: "I give you the stored object with this CID: a file byte for byte, or a directory to browse."
                 .into(),
             returns: Returns::Blob,
@@ -100,7 +102,7 @@ pub fn install(store: &Arc<Store>, home: &Home, names: &Names) -> Result<()> {
         .collect();
     names.change(&changes)?;
     // One that the user has revoked stays so.
-    for promise in [Promise::local(), Promise::public()].map(|promise| promise.cid()) {
+    for promise in [Promise::local(), Promise::public(), Promise::accept()].map(|promise| promise.cid()) {
         let is_old =
             before.as_ref().is_some_and(|tree| tree.entries().iter().any(|old| cid_of(&old.target) == Some(promise)));
         if !is_old {
@@ -128,7 +130,13 @@ fn put(store: &Arc<Store>, tree: &Tree, documents: &[(Codec, Vec<u8>)]) -> Resul
 /// The tree of built-in names, and the objects it names.
 fn embedded() -> (Tree, Vec<(Codec, Vec<u8>)>) {
     let cas = cas_document(&Cas::new().manifest);
-    let records = [("cas", cas), ("local", Promise::local().to_bytes()), ("pub", Promise::public().to_bytes())];
+    let records = [
+        ("accept", Promise::accept().to_bytes()),
+        ("cas", cas),
+        ("local", Promise::local().to_bytes()),
+        ("pub", Promise::public().to_bytes()),
+        ("reject", Promise::reject().to_bytes()),
+    ];
     let records = records.map(|(name, bytes)| (name, Codec::DagCbor, bytes));
     let guests = GUESTS.map(|(name, wasm)| (name, Codec::Raw, wasm.to_vec()));
     let all: Vec<_> = records.into_iter().chain(guests).collect();

@@ -29,7 +29,7 @@ impl Module for CasModule {
             } else {
                 Target::File { cid: *cid, size_bytes: object.size_bytes(), executable: false }
             };
-            Ok(Reply { result, receipt: None, immutable: true })
+            Ok(Reply::stored(result))
         })
     }
 }

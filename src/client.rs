@@ -80,7 +80,7 @@ async fn in_process(
     listener: &mut dyn Listener,
 ) -> Result<Answer> {
     let store = node.kernel.store.clone();
-    let service = Service::new(Arc::new(node), None);
+    let service = Service::new(Arc::new(node));
     let (events, heard) = mpsc::channel(EVENTS_QUEUED);
     let handling = tokio::spawn(async move { service.handle(request, input, events).await });
     let answer = hear(heard, listener).await;

@@ -12,7 +12,6 @@ use std::sync::atomic::Ordering;
 
 use gridfs_store::{Cid, Codec, Collected, Hash, Marker, Phase, Target, cbor};
 
-use crate::cache::read_receipt;
 use crate::error::{Code, Error, Result};
 use crate::kernel::Kernel;
 use crate::marks::{self, ACCEPTED, PINS};
@@ -192,7 +191,7 @@ impl Kernel {
         if !self.store.contains(&memo.receipt)? || !self.store.contains(&memo.result)? {
             return Ok(None);
         }
-        read_receipt(&self.store, memo).map(Some)
+        Receipt::read(&self.store, &memo.receipt)
     }
 
     /// Results that together take `wanted_bytes` or more, those first that cost least to compute again per byte.
@@ -274,7 +273,7 @@ mod tests {
     #[test]
     fn memos_tell_what_they_are() {
         let cid = Cid::of(Codec::Raw, b"x");
-        let memo = Memo { v: 1, size: Some(5), named: false, result: cid, receipt: cid };
+        let memo = Memo { v: 1, size: Some(5), named: false, result: cid, receipt: cid, until_ms: None };
         assert!(matches!(Remembered::of(b"pin/x", b""), Remembered::Mark));
         assert!(matches!(Remembered::of(b"", &cid.to_bytes()), Remembered::Alias(found) if found == cid));
         assert!(matches!(Remembered::of(b"a/b", &memo.to_bytes()), Remembered::Result(found) if found == memo));

@@ -63,7 +63,7 @@ impl Daemon {
         notify(READY);
         let (stop, mut stopped) = watch::channel(false);
         let stop = Arc::new(stop);
-        let service = Service::new(self.node.clone(), Some(self.mount.dir().to_owned()));
+        let service = Service::mounted(self.node.clone(), &self.mount);
         let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
             tokio::select! {

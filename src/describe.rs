@@ -8,9 +8,11 @@ use gridfs_modules::{MAX_WASM_BYTES, Manifest, inspect};
 use gridfs_store::Target;
 use gridfs_store::{Cid, Codec, Store};
 
+use crate::acceptance::asks;
 use crate::builtins::Cas;
 use crate::error::{Code, Error, Result};
-use crate::parms::Value;
+use crate::parms::{Parms, Value};
+use crate::receipt::Class;
 
 /// Descriptions kept; beyond it all are forgotten and read again.
 const MAX_KEPT: usize = 1024;
@@ -35,6 +37,8 @@ pub struct Description {
     pub manifest: Manifest,
     /// Who runs it.
     pub runner: Runner,
+    /// Whether it sees nothing but its arguments, as its imports tell.
+    pub class: Class,
 }
 
 impl Description {
@@ -54,16 +58,17 @@ impl Description {
         args.get(index).or_else(|| args.last().filter(|last| last.variadic))
     }
 
-    /// Whether calls result in directories. Those of `cas` may all the same: see [`Description::results_in_tree`].
-    pub fn returns_tree(&self) -> bool {
-        self.manifest.returns == Returns::Tree
+    /// Whether calls under a promise result in directories. Those of `cas` may all the same: see
+    /// [`Description::results_in_tree`].
+    pub fn returns_tree(&self, promise: &Cid) -> bool {
+        self.manifest.returns == Returns::Tree && !asks(promise)
     }
 
-    /// Whether the call with these arguments results in a directory.
-    pub fn results_in_tree(&self, arguments: &[Value], store: &Arc<Store>) -> bool {
-        match (self.runner, arguments) {
-            (Runner::Cas, [Value::Object(cid)]) => is_tree(store, cid),
-            _ => self.returns_tree(),
+    /// Whether a call results in a directory.
+    pub fn results_in_tree(&self, parms: &Parms, store: &Arc<Store>) -> bool {
+        match (self.runner, parms.arguments.as_slice()) {
+            (Runner::Cas, [Value::Object(cid)]) if !asks(&parms.promise) => is_tree(store, cid),
+            _ => self.returns_tree(&parms.promise),
         }
     }
 
@@ -131,7 +136,7 @@ impl Descriptions {
     /// Reads modules from `store`.
     pub fn new(store: Arc<Store>) -> Descriptions {
         let Cas { cid, manifest } = Cas::new();
-        let cas = Arc::new(Description { cid, manifest, runner: Runner::Cas });
+        let cas = Arc::new(Description { cid, manifest, runner: Runner::Cas, class: Class::Pure });
         Descriptions { store, cas, kept: Mutex::default() }
     }
 
@@ -149,7 +154,7 @@ impl Descriptions {
         let wasm = self.store.read(module, MAX_WASM_BYTES)?;
         let manifest =
             inspect(&wasm).map_err(|e| Error::caused(Code::NotModule, format!("{module} is no module"), e))?;
-        let description = Arc::new(Description { cid: *module, manifest, runner: Runner::Wasm });
+        let description = Arc::new(Description { cid: *module, manifest, runner: Runner::Wasm, class: Class::Pure });
         let mut kept = self.kept();
         if kept.len() >= MAX_KEPT {
             kept.clear();

@@ -43,6 +43,10 @@ pub enum Code {
     Busy,
     /// No daemon answers, and the request needs one.
     NoDaemon,
+    /// Another run of a module gave another result.
+    Diverged,
+    /// A result is claimed by nobody whom its promise believes.
+    Untrusted,
 }
 
 impl Code {
@@ -58,7 +62,7 @@ impl Code {
             Code::MemoryLimit => Errno::ENOMEM,
             Code::OutputLimit => Errno::EFBIG,
             Code::Unavailable => Errno::EHOSTUNREACH,
-            Code::Corrupt => Errno::EBADMSG,
+            Code::Corrupt | Code::Diverged | Code::Untrusted => Errno::EBADMSG,
             Code::Cycle => Errno::ELOOP,
             Code::Interrupted => Errno::EINTR,
             Code::Full => Errno::ENOSPC,
@@ -67,7 +71,7 @@ impl Code {
     }
 
     /// What a shell sees: 0 is success, 1 general, 2 usage, 10 unknown name, 11 module failed, 12 limit,
-    /// 13 unavailable, 14 verification failed, 15 no daemon, 130 interrupted.
+    /// 13 unavailable, 14 verification failed, 15 no daemon, 16 diverged, 17 untrusted, 130 interrupted.
     pub fn exit_status(self) -> u8 {
         match self {
             Code::General | Code::NotAccepted | Code::Full | Code::Busy => 1,
@@ -78,6 +82,8 @@ impl Code {
             Code::Unavailable => 13,
             Code::Corrupt => 14,
             Code::NoDaemon => 15,
+            Code::Diverged => 16,
+            Code::Untrusted => 17,
             Code::Interrupted => 130,
         }
     }
@@ -221,6 +227,8 @@ mod tests {
             (Code::Full, Errno::ENOSPC, 1),
             (Code::Busy, Errno::EAGAIN, 1),
             (Code::NoDaemon, Errno::EIO, 15),
+            (Code::Diverged, Errno::EBADMSG, 16),
+            (Code::Untrusted, Errno::EBADMSG, 17),
         ];
         for (code, errno, status) in table {
             assert_eq!((code.errno().code(), code.exit_status()), (errno.code(), status), "{code:?}");

@@ -7,17 +7,19 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use gridfs_modules::Limits;
-use gridfs_store::{Cid, Store};
+use gridfs_modules::manifest::Accepts;
+use gridfs_store::{Cid, Hash, Store};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
+use crate::acceptance::{self, asks};
 use crate::accepted::Accepted;
 use crate::describe::{Description, Descriptions};
 use crate::error::{Code, Error, Result};
 use crate::flights::Flights;
+use crate::identity::Identity;
 use crate::module::{Acceptance, Call, Caller, Module, Reply};
 use crate::names::Names;
 use crate::parms::Parms;
@@ -43,6 +45,8 @@ pub struct Counters {
     pub interrupted: AtomicU64,
     /// Evaluations of WASM modules that were started.
     pub runs: AtomicU64,
+    /// Results found to hold without running their module, for all below them was what it had been.
+    pub renewed: AtomicU64,
 }
 
 /// Counts a call when it ends: as interrupted, unless it came to another end before.
@@ -60,6 +64,8 @@ pub struct Kernel {
     pub store: Arc<Store>,
     /// The symbol table.
     pub names: Arc<Names>,
+    /// Who this node is; signs what it claims.
+    pub identity: Identity,
     /// What modules are.
     pub modules: Descriptions,
     /// What happened so far.
@@ -69,6 +75,7 @@ pub struct Kernel {
     consulted: Vec<Box<dyn Module>>,
     flights: Arc<Flights<Reply>>,
     log: Mutex<VecDeque<String>>,
+    epoch: AtomicU64,
     /// How large the store was after the last collection of garbage.
     pub(crate) collected_at: AtomicU64,
     /// Held by who makes room.
@@ -80,6 +87,7 @@ impl Kernel {
     pub fn new(
         store: Arc<Store>,
         names: Arc<Names>,
+        identity: Identity,
         accepted: Accepted,
         modules: Vec<Box<dyn Module>>,
         runtime: Handle,
@@ -91,10 +99,12 @@ impl Kernel {
             flights: Flights::new(runtime),
             log: Mutex::default(),
             counters: Counters::default(),
+            epoch: AtomicU64::new(0),
             collected_at: AtomicU64::new(0),
             making_room: Mutex::default(),
             store,
             names,
+            identity,
         })
     }
 
@@ -117,6 +127,9 @@ impl Kernel {
             end.0 = &self.counters.hits;
             return Ok(reply);
         }
+        if call.module.manifest.accept == Accepts::Dynamic && !asks(&call.parms.promise) {
+            self.ask(&call).await.inspect_err(|error| self.report("call rejected", error))?;
+        }
         let kernel = self.clone();
         let reply = self
             .flights
@@ -135,6 +148,31 @@ impl Kernel {
             .await?;
         end.0 = &self.counters.computed;
         Ok(reply)
+    }
+
+    /// Computes a call again, whatever is remembered of it, and remembers nothing. The result is not stored either.
+    pub async fn compute_again(self: &Arc<Self>, parms: Parms) -> Result<Reply> {
+        let call = Call { again: true, ..self.check(Caller::default(), parms)? };
+        let (kernel, key) = (self.clone(), Hash::of(&[b"again".as_slice(), &call.key.0].concat()));
+        let compute = |urgent| async move { kernel.consult(&Call { urgent, ..call }).await };
+        self.flights.join(key, None, compute).await
+    }
+
+    /// Makes callers ask anew what they keep: replies that were given may not hold any more.
+    pub fn forget_replies(&self) {
+        self.epoch.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// How often that was so.
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// Asks a module that says so of itself whether it accepts the call. Its answer is the result of a call of its own.
+    async fn ask(self: &Arc<Self>, call: &Call) -> Result<()> {
+        let asking = self.call(call.caller, acceptance::question(&call.parms));
+        let answer = Box::pin(asking).await.map_err(|e| e.during("asking the module whether it accepts the call"))?;
+        acceptance::check(&self.store, &answer)
     }
 
     /// The reply to a call if it is remembered and still holds; nothing is run.
@@ -194,9 +232,19 @@ impl Kernel {
         }
         let module = self.modules.get(&parms.module)?;
         module.check(&parms.arguments)?;
-        let limits = self.limits(&parms.promise, &module)?;
+        let limits = Limits::from(promise.limits).lowered_by(module.manifest.limits.as_ref());
         let key = parms.memo_key(&limits);
-        Ok(Call { parms, key, limits, module, caller, urgent: Arc::new(Notify::new()), kernel: self.clone() })
+        Ok(Call {
+            parms,
+            key,
+            promise,
+            limits,
+            module,
+            caller,
+            again: false,
+            urgent: Arc::new(Notify::new()),
+            kernel: self.clone(),
+        })
     }
 
     async fn consult(&self, call: &Call) -> Result<Reply> {
@@ -207,9 +255,4 @@ impl Kernel {
         }
         Err(Error::new(Code::Unavailable, format!("no module accepts {}", call.parms.path(call.module.required()))))
     }
-}
-
-/// A wall-clock limit as a duration.
-pub fn wall_time(limits: &Limits) -> Duration {
-    Duration::from_millis(limits.wall_ms)
 }

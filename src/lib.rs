@@ -3,6 +3,7 @@
 //! [`kernel::Kernel`] is the one call path; [`node::Node`] puts store, symbol table, engine and kernel together;
 //! [`grid::Grid`] shows it as a mount; [`service`] and [`client`] are what the two binaries speak.
 
+pub mod acceptance;
 pub mod accepted;
 pub mod builtins;
 pub mod cache;
@@ -18,6 +19,7 @@ pub mod grid;
 pub mod home;
 pub mod identity;
 pub mod kernel;
+pub mod lineage;
 pub mod marks;
 pub mod module;
 pub mod names;

@@ -4,14 +4,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use gridfs_modules::Limits;
-use gridfs_store::Target;
-use gridfs_store::{Cid, Hash};
+use gridfs_store::{Cid, Hash, Target};
 use tokio::sync::Notify;
 
 use crate::describe::Description;
 use crate::error::Result;
 use crate::kernel::Kernel;
 use crate::parms::Parms;
+use crate::promise::Promise;
 
 /// Whether a module promises to handle a call.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -37,12 +37,16 @@ pub struct Call {
     pub parms: Parms,
     /// Its memo key.
     pub key: Hash,
+    /// The promise under which it is made.
+    pub promise: Arc<Promise>,
     /// What it may use.
     pub limits: Limits,
     /// The module.
     pub module: Arc<Description>,
     /// Who asks.
     pub caller: Caller,
+    /// Whether it is to be computed whatever is remembered, and nothing remembered of it.
+    pub again: bool,
     /// Notified when a running evaluation waits for this one, so that it must not queue.
     pub urgent: Arc<Notify>,
     /// The kernel, for nested calls.
@@ -56,8 +60,17 @@ pub struct Reply {
     pub result: Target,
     /// How it came to be; a native module has no receipt.
     pub receipt: Option<Cid>,
-    /// The result can never differ: no name was resolved on the way to it.
+    /// The result can never differ: nothing on the way to it was volatile or went by a name.
     pub immutable: bool,
+    /// Until when a volatile result holds, in milliseconds since 1970.
+    pub until_ms: Option<u64>,
+}
+
+impl Reply {
+    /// What is stored, which needed no evaluation.
+    pub fn stored(result: Target) -> Reply {
+        Reply { result, receipt: None, immutable: true, until_ms: None }
+    }
 }
 
 /// A future of a module.

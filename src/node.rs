@@ -8,12 +8,14 @@ use gridfs_modules::Engine;
 use gridfs_store::{Options, Progress, Store};
 use tokio::runtime::{Builder, Runtime};
 
+use crate::acceptance::ByManifest;
 use crate::accepted::Accepted;
 use crate::builtins;
 use crate::cache::Cache;
 use crate::cas::CasModule;
 use crate::error::{Code, Error, Result};
 use crate::home::Home;
+use crate::identity::Identity;
 use crate::kernel::Kernel;
 use crate::module::Module;
 use crate::names::Names;
@@ -46,14 +48,15 @@ impl Node {
         let engine = Engine::new(&home.code()).map_err(|e| Error::caused(Code::General, e.to_string(), e))?;
         let engine = Arc::new(engine);
         let modules: Vec<Box<dyn Module>> =
-            vec![Box::new(Cache), Box::new(CasModule), Box::new(WasmModule::new(engine.clone()))];
+            vec![Box::new(Cache), Box::new(ByManifest), Box::new(CasModule), Box::new(WasmModule::new(engine.clone()))];
         let compute = Builder::new_multi_thread()
             .thread_name("grid-compute")
             .enable_time()
             .build()
             .map_err(|e| Error::caused(Code::General, "can't start threads for computing", e))?;
         let accepted = Accepted::open(store.clone())?;
-        let kernel = Kernel::new(store, names, accepted, modules, compute.handle().clone());
+        let identity = Identity::open(&home.keys())?;
+        let kernel = Kernel::new(store, names, identity, accepted, modules, compute.handle().clone());
         Ok(Node { home, kernel, engine, compute: Some(compute) })
     }
 }

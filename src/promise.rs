@@ -1,8 +1,10 @@
 //! Promise documents: the terms under which a node runs or serves calls, stored as dag-cbor.
 //!
-//! Two are built in and accepted from the start: `local` and `pub`. Others are made by a node, signed with its key, and count
+//! Built in, and accepted from the start, are `local` and `pub`, and `accept`, under which modules are asked whether they would
+//! handle a call; `reject` leads their answer if they would not. Others are made by a node, signed with its key, and count
 //! where they are accepted (`accepted.rs`).
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use gridfs_modules::Limits;
@@ -19,6 +21,8 @@ const PURPOSE: Purpose = Purpose("gridfs promise 1");
 pub const MAX_BYTES: u64 = 1 << 20;
 /// Longest text of either side, in bytes.
 const MAX_TEXT_BYTES: usize = 64 * 1024;
+/// Most keys that a promise trusts.
+const MAX_KEYS: usize = 1024;
 
 /// Where a result may come from.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
@@ -43,12 +47,72 @@ impl fmt::Display for Source {
 }
 
 /// Whose claims about results are believed.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
 pub enum Trust {
-    /// This node's own.
+    /// This node's own; as `"self"`.
+    Own(OwnOnly),
+    /// This node's own, and what enough of these nodes agree on.
+    Listed(Listed),
+}
+
+/// The text `"self"`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum OwnOnly {
+    /// It.
     #[serde(rename = "self")]
     Own,
+}
+
+/// Nodes whose claims are believed. Fields stand in deterministic CBOR order.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Listed {
+    /// Their public keys, each once and in order.
+    pub keys: Vec<NodeId>,
+    /// How many of them must claim the same, at least 1.
+    pub agree: u64,
+    /// How many of a million believed claims this node checks by running the module itself.
+    pub audit_ppm: u64,
+}
+
+impl Trust {
+    /// This node's own claims alone.
+    pub const OWN: Trust = Trust::Own(OwnOnly::Own);
+
+    /// Whether a result is believed that these nodes claim, seen from the node `own`.
+    pub fn believes(&self, own: &NodeId, claimants: &BTreeSet<NodeId>) -> bool {
+        let enough = |listed: &Listed| {
+            let agreeing = listed.keys.iter().filter(|key| claimants.contains(key)).count();
+            agreeing as u64 >= listed.agree
+        };
+        claimants.contains(own) || matches!(self, Trust::Listed(listed) if enough(listed))
+    }
+
+    fn check(&self) -> std::result::Result<(), &'static str> {
+        let Trust::Listed(Listed { keys, agree, audit_ppm }) = self else { return Ok(()) };
+        match () {
+            () if keys.len() > MAX_KEYS => Err("it lists more than 1024 trusted keys"),
+            () if !keys.is_sorted_by(|a, b| a < b) => Err("its trusted keys are not in order, each once"),
+            () if *agree == 0 || *agree > keys.len() as u64 => {
+                Err("it asks for none, or for more keys than it lists, to agree")
+            }
+            () if *audit_ppm > 1_000_000 => Err("it audits more than every claim"),
+            () => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Trust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Trust::Own(OwnOnly::Own) => f.write_str("self"),
+            Trust::Listed(Listed { keys, agree, audit_ppm }) => {
+                let (whole, part) = (audit_ppm / 10_000, audit_ppm % 10_000);
+                write!(f, "self, or {agree} of {} listed keys; {whole}.{part:04} % audited", keys.len())
+            }
+        }
+    }
 }
 
 /// A promise document, version 1. Fields stand in deterministic CBOR order.
@@ -71,6 +135,9 @@ pub struct Promise {
     pub limits: PromiseLimits,
     /// Where results may come from.
     pub source: Source,
+    /// How long a volatile result holds, in milliseconds; absent: a minute.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub ttl_ms: Option<u64>,
     /// The modules covered; absent: every module.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub modules: Option<Vec<Cid>>,
@@ -99,12 +166,23 @@ pub struct PromiseLimits {
     pub output_bytes: u64,
 }
 
+impl From<Limits> for PromiseLimits {
+    fn from(limits: Limits) -> PromiseLimits {
+        let Limits { fuel, wall_ms, memory_bytes, output_bytes } = limits;
+        PromiseLimits { fuel, wall_ms, memory_bytes, output_bytes }
+    }
+}
+
 impl From<PromiseLimits> for Limits {
     fn from(limits: PromiseLimits) -> Limits {
         let PromiseLimits { fuel, wall_ms, memory_bytes, output_bytes } = limits;
         Limits { fuel, wall_ms, memory_bytes, output_bytes }
     }
 }
+
+/// Ten seconds, about 3 * 10^10 instructions, 256 MiB of memory, 64 KiB of terms: what a module may use to say if it accepts.
+const ASKING_LIMITS: PromiseLimits =
+    PromiseLimits { fuel: 30_000_000_000, wall_ms: 10_000, memory_bytes: 256 << 20, output_bytes: 64 << 10 };
 
 /// Ten minutes, about 2 * 10^12 instructions, 1 GiB of memory, 64 GiB of output.
 const BUILTIN_LIMITS: PromiseLimits =
@@ -118,9 +196,10 @@ impl Promise {
             asks: "Nothing.".into(),
             text: "I run your call on this machine alone. I ask no other node, and I tell no other node.".into(),
             share: false,
-            trust: Trust::Own,
+            trust: Trust::OWN,
             limits: BUILTIN_LIMITS,
             source: Source::Local,
+            ttl_ms: None,
             issuer: None,
             modules: None,
             not_after: None,
@@ -139,6 +218,16 @@ impl Promise {
             source: Source::Fetch,
             ..Promise::local()
         }
+    }
+
+    /// `accept`: under it a module says whether it will handle a call (`acceptance.rs`); it leads the answer if it will.
+    pub fn accept() -> Promise {
+        Promise { text: "I will handle this call, on these terms.".into(), limits: ASKING_LIMITS, ..Promise::local() }
+    }
+
+    /// `reject`: it leads the answer of a module that will not handle a call. Nothing is called under it.
+    pub fn reject() -> Promise {
+        Promise { text: "I will not handle this call, for this reason.".into(), ..Promise::accept() }
     }
 
     /// The document that `bytes` are, if it can be believed to be its issuer's.
@@ -192,6 +281,9 @@ impl Promise {
         if self.asks.len() > MAX_TEXT_BYTES || self.text.len() > MAX_TEXT_BYTES {
             return bad("a text is longer than 64 KiB");
         }
+        if let Err(why) = self.trust.check() {
+            return bad(why);
+        }
         if self.not_before.zip(self.not_after).is_some_and(|(from, to)| from >= to) {
             return bad("it ends before it begins");
         }
@@ -217,12 +309,14 @@ mod tests {
 
     #[test]
     fn the_builtin_promises_have_fixed_names() {
-        for promise in [Promise::local(), Promise::public()] {
+        for promise in [Promise::local(), Promise::public(), Promise::accept(), Promise::reject()] {
             assert_eq!(cbor::from_slice::<Promise>(&promise.to_bytes()).unwrap(), promise);
         }
         // A change here changes every permanent address and memo key: make a new version instead.
         assert_eq!(Promise::local().cid().to_string(), "bafyr4igce42yrwit4lo2he6ibmxwlwrezs3svjx4wgwqbqzsuyhaml5vc4");
         assert_eq!(Promise::public().cid().to_string(), "bafyr4iej3lqpratnibpua3ujouf3xq4zaewyfsfdqx57oabijaoj3zsxbm");
+        assert_eq!(Promise::accept().cid().to_string(), "bafyr4ifkdgadwlkkx54y5wkbby7auoyj6aj2ob6wzzcsnwp6jsoilisbmy");
+        assert_eq!(Promise::reject().cid().to_string(), "bafyr4iefkauwqjtxf5eor24qvzxd5gmlaqks5nef5pextqpelrcg5cabcu");
     }
 
     fn identity() -> (tempfile::TempDir, Identity) {
@@ -233,7 +327,9 @@ mod tests {
 
     fn full() -> Promise {
         let modules = Some(vec![Cid::of(Codec::Raw, b"a"), Cid::of(Codec::Raw, b"b")]);
-        Promise { modules, not_before: Some(1_000), not_after: Some(2_000), ..Promise::public() }
+        let trust = Trust::Listed(Listed { keys: vec![NodeId([1; 32]), NodeId([2; 32])], agree: 2, audit_ppm: 50_000 });
+        let ttl_ms = Some(5_000);
+        Promise { modules, trust, ttl_ms, not_before: Some(1_000), not_after: Some(2_000), ..Promise::public() }
     }
 
     #[test]
@@ -275,9 +371,36 @@ mod tests {
             Promise { v: 2, ..Promise::local() },
             Promise { text: "x".repeat(MAX_TEXT_BYTES + 1), ..Promise::local() },
             Promise { not_before: Some(5), not_after: Some(5), ..Promise::local() },
+            trusting(vec![1, 2], 0, 0),
+            trusting(vec![1, 2], 3, 0),
+            trusting(vec![2, 1], 1, 0),
+            trusting(vec![1, 1], 1, 0),
+            trusting(vec![1], 1, 1_000_001),
         ];
         for promise in wrong {
             assert!(Promise::from_bytes(&promise.to_bytes()).is_err(), "{promise:?}");
+        }
+    }
+
+    fn trusting(keys: Vec<u8>, agree: u64, audit_ppm: u64) -> Promise {
+        let keys = keys.into_iter().map(|key| NodeId([key; 32])).collect();
+        Promise { trust: Trust::Listed(Listed { keys, agree, audit_ppm }), ..Promise::local() }
+    }
+
+    #[test]
+    fn trust_is_in_oneself_or_in_enough_of_the_listed() {
+        let own = NodeId([0; 32]);
+        let believes = |promise: &Promise, claimants: &[u8]| {
+            promise.trust.believes(&own, &claimants.iter().map(|key| NodeId([*key; 32])).collect())
+        };
+        for (promise, expected) in [
+            (Promise::local(), [false, true, false, false, true]),
+            (trusting(vec![1, 2, 3], 2, 0), [false, true, false, true, true]),
+            (trusting(vec![1, 2, 3], 1, 0), [false, true, true, true, true]),
+        ] {
+            let claimants: [&[u8]; 5] = [&[], &[0], &[1, 9], &[1, 3], &[0, 9]];
+            assert_eq!(claimants.map(|claimants| believes(&promise, claimants)), expected, "{}", promise.trust);
+            Promise::from_bytes(&promise.to_bytes()).unwrap();
         }
     }
 

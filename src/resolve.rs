@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
 use gridfs_modules::manifest::ArgKind;
@@ -10,47 +10,58 @@ use gridfs_modules::walk;
 use gridfs_store::Target;
 use gridfs_store::{AnyCid, Cid, CidError, Codec, cbor};
 
+use crate::acceptance::asks;
 use crate::describe::{Description, Runner};
 use crate::error::{Code, Error, Result};
 use crate::kernel::Kernel;
 use crate::module::{Caller, Reply};
 use crate::parms::{Parms, Value};
 use crate::path::{self, GridPath};
-use crate::receipt::cid_of;
+use crate::receipt::{Receipt, cid_of};
 
 /// Most names, and most nested calls, that one evaluation may go by.
 const MAX_NOTED: usize = 65_536;
 /// Largest stored list of arguments.
 const MAX_LIST_BYTES: u64 = 1 << 20;
 
-/// Names with what they stood for.
-pub type NamesUsed = Vec<(String, Cid)>;
-/// Calls with their results.
-pub type CallsMade = Vec<(Parms, Cid)>;
-
-/// What a resolution went by; it becomes part of a receipt when a module asked. Each name and call is noted once.
+/// What a resolution went by; it becomes part of a receipt when a module asked. Each name, call and path is noted once.
 #[derive(Default)]
 pub struct Trace {
     noted: Mutex<Noted>,
 }
 
-#[derive(Default)]
-struct Noted {
-    names: BTreeMap<String, Cid>,
-    calls: CallsMade,
+/// What has been noted.
+#[derive(Debug, Default, Eq, PartialEq)]
+pub struct Noted {
+    /// Names with what they stood for.
+    pub names: BTreeMap<String, Cid>,
+    /// Calls with their results, in the order they were made.
+    pub calls: Vec<(Parms, Cid)>,
+    /// Paths that a guest opened, as it spelled them, with what stood there, in the order they were opened.
+    pub reads: Vec<(String, Cid)>,
+    /// Until when the first volatile result on the way holds.
+    pub until_ms: Option<u64>,
     called: HashSet<Parms>,
+    read: HashSet<String>,
 }
 
 impl Trace {
-    /// Takes the names with what they stood for, in order, and the calls with their results, in the order they were
-    /// made.
-    pub fn take(&self) -> (NamesUsed, CallsMade) {
-        let noted = std::mem::take(&mut *self.noted.lock().expect("no panic while it is held"));
-        (noted.names.into_iter().collect(), noted.calls)
+    /// Takes all that was noted.
+    pub fn take(&self) -> Noted {
+        std::mem::take(&mut *self.noted())
+    }
+
+    /// Whether any names were resolved so far.
+    pub fn went_by_names(&self) -> bool {
+        !self.noted().names.is_empty()
+    }
+
+    fn noted(&self) -> MutexGuard<'_, Noted> {
+        self.noted.lock().expect("no panic while it is held")
     }
 
     fn names(&self, names: impl IntoIterator<Item = (String, Cid)>) -> Result<()> {
-        let mut noted = self.noted.lock().expect("no panic while it is held");
+        let mut noted = self.noted();
         for (name, cid) in names {
             // A result that went by two meanings of one name would hold for neither.
             if noted.names.get(&name).is_some_and(|before| *before != cid) {
@@ -64,12 +75,21 @@ impl Trace {
         check_count(noted.names.len(), "names")
     }
 
-    fn call(&self, parms: Parms, result: Cid) -> Result<()> {
-        let mut noted = self.noted.lock().expect("no panic while it is held");
+    fn call(&self, parms: Parms, result: Cid, until_ms: Option<u64>) -> Result<()> {
+        let mut noted = self.noted();
+        noted.until_ms = noted.until_ms.into_iter().chain(until_ms).min();
         if noted.called.insert(parms.clone()) {
             noted.calls.push((parms, result));
         }
         check_count(noted.calls.len(), "different nested calls")
+    }
+
+    fn read(&self, path: &str, found: Cid) -> Result<()> {
+        let mut noted = self.noted();
+        if noted.read.insert(path.to_owned()) {
+            noted.reads.push((path.to_owned(), found));
+        }
+        check_count(noted.reads.len(), "different paths")
     }
 }
 
@@ -212,14 +232,14 @@ impl Resolver {
         let reply = match (self.reach, module.runner, parms.arguments.as_slice()) {
             (Reach::Calls, ..) => Some(self.kernel.call(self.caller, parms.clone()).await?),
             // What is stored is known without a call, which would be made on another thread: too late for `now`.
-            (Reach::Known, Runner::Cas, [Value::Object(cid)]) => {
-                Some(Reply { result: object(&self.kernel, *cid)?, receipt: None, immutable: true })
+            (Reach::Known, Runner::Cas, [Value::Object(cid)]) if !asks(&parms.promise) => {
+                Some(Reply::stored(object(&self.kernel, *cid)?))
             }
             (Reach::Known, ..) => self.kernel.known(&parms, &self.kernel.limits(&parms.promise, &module)?)?,
         };
         if let Some(reply) = &reply {
             let result = cid_of(&reply.result).expect("a result is a file or a directory");
-            self.trace.call(parms, result)?;
+            self.trace.call(parms, result, reply.until_ms)?;
             self.trace_names_of(reply)?;
         }
         Ok(reply)
@@ -228,9 +248,8 @@ impl Resolver {
     /// What a nested result went by, the outer one goes by too.
     fn trace_names_of(&self, reply: &Reply) -> Result<()> {
         let (false, Some(receipt)) = (reply.immutable, reply.receipt) else { return Ok(()) };
-        let memo = crate::cache::memo_of(&reply.result, receipt, true);
-        let receipt = crate::cache::read_receipt(&self.kernel.store, &memo)?;
-        self.trace.names(receipt.names)
+        let receipt = Receipt::read(&self.kernel.store, &receipt)?;
+        self.trace.names(receipt.map(|receipt| receipt.names).unwrap_or_default())
     }
 }
 
@@ -338,6 +357,15 @@ impl GuestGrid {
     pub fn trace(&self) -> &Trace {
         &self.resolver.trace
     }
+
+    /// What stands at a path that the guest spelled; noted as read.
+    pub async fn read(&self, path: &str) -> Result<Target> {
+        let target = self.resolver.path(path).await?.expect("a resolver that may call resolves everything");
+        if let Some(cid) = cid_of(&target) {
+            self.trace().read(path, cid)?;
+        }
+        Ok(target)
+    }
 }
 
 impl gridfs_modules::Grid for GuestGrid {
@@ -345,10 +373,7 @@ impl gridfs_modules::Grid for GuestGrid {
         &'a self,
         path: &'a str,
     ) -> Pin<Box<dyn Future<Output = std::result::Result<Target, gridfs_modules::NestedError>> + Send + 'a>> {
-        Box::pin(async move {
-            let target = self.resolver.path(path).await?;
-            Ok(target.expect("a resolver that may call resolves everything"))
-        })
+        Box::pin(async move { Ok(self.read(path).await?) })
     }
 }
 
@@ -362,25 +387,31 @@ mod tests {
     }
 
     #[test]
-    fn a_trace_notes_each_name_and_call_once() {
+    fn a_trace_notes_each_name_call_and_path_once() {
         let (trace, cid) = (Trace::default(), Cid::of(Codec::Raw, b"x"));
-        for n in [1, 2, 1] {
-            trace.call(call(n), cid).unwrap();
+        for (n, until_ms) in [(1, Some(9)), (2, Some(8)), (1, None)] {
+            trace.call(call(n), cid, until_ms).unwrap();
             trace.names([("b".into(), cid), ("a".into(), cid)]).unwrap();
+            trace.read(&n.to_string(), cid).unwrap();
         }
-        let names = vec![("a".into(), cid), ("b".into(), cid)];
-        assert_eq!(trace.take(), (names, vec![(call(1), cid), (call(2), cid)]));
+        let noted = trace.take();
+        assert_eq!(noted.names.into_iter().collect::<Vec<_>>(), [("a".into(), cid), ("b".into(), cid)]);
+        assert_eq!(noted.calls, [(call(1), cid), (call(2), cid)]);
+        assert_eq!(noted.reads, [("1".into(), cid), ("2".into(), cid)]);
+        assert_eq!(noted.until_ms, Some(8));
     }
 
     #[test]
     fn a_trace_has_limits() {
         let (trace, cid) = (Trace::default(), Cid::of(Codec::Raw, b"x"));
         for n in 0..MAX_NOTED {
-            trace.call(call(n), cid).unwrap();
+            trace.call(call(n), cid, None).unwrap();
             trace.names([(n.to_string(), cid)]).unwrap();
+            trace.read(&n.to_string(), cid).unwrap();
         }
-        assert_eq!(trace.call(call(MAX_NOTED), cid).unwrap_err().code, Code::TimeLimit);
+        assert_eq!(trace.call(call(MAX_NOTED), cid, None).unwrap_err().code, Code::TimeLimit);
         assert_eq!(trace.names([("one more".into(), cid)]).unwrap_err().code, Code::TimeLimit);
+        assert_eq!(trace.read("one more", cid).unwrap_err().code, Code::TimeLimit);
     }
 
     #[test]

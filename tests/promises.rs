@@ -94,3 +94,37 @@ fn a_promise_sets_limits_and_what_is_no_promise_is_refused() {
     assert_eq!(node.gridfs(["promise", "accept", "nobody"]).failed().0, 10);
     assert_eq!(node.gridfs(["promise", "new", "--text", "x", "--module", "nobody"]).failed().0, 10);
 }
+
+#[test]
+fn a_promise_made_elsewhere_is_accepted_from_its_file() {
+    let (maker, node) = (Node::new(), Node::mounted());
+    let made = maker
+        .gridfs([
+            "promise",
+            "new",
+            "--text",
+            "Elsewhere.",
+            "--ttl",
+            "5s",
+            "--trust",
+            "12D3KooWQK1wnefoLrcVHbbnf5tLzbopUd3K3bFAoJpA7YJgL5pV",
+        ])
+        .ok();
+    let cid = cid_of(&made);
+    let file = node.scratch("promise");
+    maker.gridfs(["get", &cid, file.to_str().unwrap()]).ok();
+    node.put("text", "a b\nc\n");
+    assert_eq!(node.grid(["-p", &cid, "wc", "text"]).failed().0, 1);
+    assert_eq!(cid_of(&node.gridfs(["promise", "accept", file.to_str().unwrap()]).ok()), cid);
+    node.grid(["-p", &cid, "wc", "text"]).ok();
+    let shown = node.gridfs(["promise", "show", &cid]).ok();
+    assert!(shown.contains("volatile   for 5000 ms") && shown.contains("1 of 1 listed keys"), "{shown}");
+    // One that was changed on the way is not.
+    let mut bytes = std::fs::read(&file).unwrap();
+    let last = bytes.len() - 30;
+    bytes[last] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let (status, stderr) = node.gridfs(["promise", "accept", file.to_str().unwrap()]).failed();
+    assert!(matches!(status, 2 | 14), "{stderr}");
+    assert_eq!(node.gridfs(["promise", "new", "--text", "x", "--agree", "2"]).failed().0, 2);
+}

@@ -58,8 +58,8 @@ fn metrics_count_what_happened() {
     let read = after["gridfs_read_bytes_total"] - before["gridfs_read_bytes_total"];
     assert!(read > counted.len() as u64 && after["gridfs_reads_total"] > before["gridfs_reads_total"]);
     assert_eq!(after["gridfs_store_objects"], node.stat("objects"));
-    // Two accepted promises are among them.
-    assert_eq!(after["gridfs_store_memos"], node.stat("memos") + 2);
+    // Three accepted promises are among them.
+    assert_eq!(after["gridfs_store_memos"], node.stat("memos") + 3);
     assert_eq!(after["gridfs_store_bytes"], node.stat("stored_bytes"));
     assert!(after["gridfs_store_chunks"] > 0 && after["gridfs_store_plain_bytes"] > 0);
     assert!(after["process_resident_memory_bytes"] > 1 << 20);
@@ -75,10 +75,12 @@ fn accepted_promises_stand_a_line_each() {
     let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split('\t').collect()).collect();
     let local = "I run your call on this machine alone. I ask no other node, and I tell no other node.";
     let public = "I answer your call from this machine or from a node that has the answer, and I share the result.";
+    let accept = "I will handle this call, on these terms.";
     assert_eq!(
         lines,
         [
             ["bafyr4iej3lqpratnibpua3ujouf3xq4zaewyfsfdqx57oabijaoj3zsxbm", "-", public],
+            ["bafyr4ifkdgadwlkkx54y5wkbby7auoyj6aj2ob6wzzcsnwp6jsoilisbmy", "accept", accept],
             ["bafyr4igce42yrwit4lo2he6ibmxwlwrezs3svjx4wgwqbqzsuyhaml5vc4", "local mine", local],
         ]
     );

@@ -40,6 +40,6 @@ mod signals;
 mod tree;
 
 pub use error::MountError;
-pub use mount::{Mount, MountOptions, mount};
+pub use mount::{Kept, Mount, MountOptions, mount};
 pub use mountpoint::{heal, is_mounted, unmount};
 pub use tree::{Answer, Attr, Blocking, Entry, Errno, Kind, Later, Opened, Opening, Space, Tree};

@@ -1,5 +1,6 @@
 //! Mounting a tree, the event loops that serve it, and taking it off again.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,7 +8,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use fuser::{BackgroundSession, Config, Session, SessionACL};
+use fuser::{BackgroundSession, Config, INodeNo, Notifier, Session, SessionACL};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
@@ -73,6 +74,22 @@ pub struct Mount {
     ended: watch::Receiver<Ended>,
     closing: watch::Sender<bool>,
     taken_off: bool,
+    kept: Option<Kept>,
+}
+
+/// What the kernel keeps of a mounted tree. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Kept(Notifier);
+
+impl Kept {
+    /// Makes the kernel look this name in the root up anew, and all that is below it. What is open stays as it is. Blocks
+    /// while the root is looked at, so it may not be called from a [`Tree`].
+    ///
+    /// # Errors
+    /// When the mount is gone. That the kernel keeps nothing of the name is none.
+    pub fn forget(&self, name: &OsStr) -> io::Result<()> {
+        self.0.inval_entry(INodeNo::ROOT, name)
+    }
 }
 
 /// Mounts `tree` on `dir`, after detaching what a dead gridfs left there. When this returns the mount answers.
@@ -94,7 +111,8 @@ pub fn mount<T: Tree>(tree: Arc<T>, dir: &Path, options: MountOptions, runtime: 
     // From here on every way out but the last takes the mount off again, by dropping it.
     let (ended_sender, ended) = watch::channel(None);
     let (closing, closed) = watch::channel(false);
-    let mount = Mount { identity, dir, unmount_wait: options.unmount_wait, ended, closing, taken_off: false };
+    let mut mount =
+        Mount { identity, dir, unmount_wait: options.unmount_wait, ended, closing, taken_off: false, kept: None };
     let protocol = Protocol::new(tree, &options, runtime, closed);
     let acl = match options.allow_other {
         true => SessionACL::All,
@@ -102,8 +120,10 @@ pub fn mount<T: Tree>(tree: Arc<T>, dir: &Path, options: MountOptions, runtime: 
     };
     let failed = |source| MountError::Mount { dir: mount.dir.clone(), source };
     let session = Session::from_fd(protocol, device, acl, config(acl, options.event_loops)).map_err(failed)?;
+    let kept = Kept(session.notifier());
     let loops = session.spawn().map_err(failed)?;
     report_end(loops, ended_sender).map_err(failed)?;
+    mount.kept = Some(kept);
     raise_read_ahead(&mount.identity.device, options.read_ahead_kib);
     Ok(mount)
 }
@@ -152,6 +172,11 @@ impl Mount {
     /// Where it is mounted: absolute, without symbolic links.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// What the kernel keeps of it.
+    pub fn kept(&self) -> Kept {
+        self.kept.clone().expect("a mount that was made has it")
     }
 
     /// Comes when the file system is gone: unmounted, by whomever, and its last file closed. May be dropped and called

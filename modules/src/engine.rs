@@ -125,6 +125,12 @@ impl Engine {
         Ok(Engine { engine, linker, code, pulse, loaded: Mutex::default() })
     }
 
+    /// What it is: its major version, and a fingerprint of its exact version, target and configuration.
+    pub fn name(&self) -> String {
+        let fingerprint = self.code.file_name().unwrap_or_default().to_string_lossy();
+        format!("wasmtime 48 {fingerprint}")
+    }
+
     /// The program that `cid` names, if it is in memory. Waits for nothing.
     pub fn loaded(&self, cid: &Cid) -> Option<Arc<Program>> {
         self.slot(cid).try_lock().ok()?.clone()

@@ -20,5 +20,5 @@ pub use engine::{Engine, EngineError, LoadError, LoadFailure, MAX_WASM_BYTES, Pr
 pub use guest::{Argument, Grid, NestedError, Reached};
 pub use limits::Limits;
 pub use manifest::Manifest;
-pub use run::{Invocation, MAX_STDERR_BYTES, Outcome, RunError, run};
+pub use run::{ACCEPT, Invocation, MAX_STDERR_BYTES, Outcome, RunError, run};
 pub use walk::{WalkError, walk};

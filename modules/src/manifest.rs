@@ -6,7 +6,8 @@
 //! (shorter first, then bytewise), because serde writes them in the order of declaration.
 //!
 //! ```text
-//! Manifest {v 1, args [Argument], name, ? limits Limits, promise, returns "blob" | "tree", version}
+//! Manifest {v 1, args [Argument], name, ? accept "dynamic", ? limits Limits, ? ttl_ms, promise,
+//!           returns "blob" | "tree", version}
 //! Argument {name, type "blob" | "tree" | "text" | "int", ? required false, ? variadic true}
 //! Limits   {? fuel, ? wall_ms, ? memory_bytes, ? output_bytes}      at least one of them
 //! ```
@@ -52,9 +53,15 @@ pub struct Manifest {
     pub args: Vec<Argument>,
     /// The module's own name: 1 to 64 characters of `[a-z0-9._-]`, not `.` or `..`.
     pub name: String,
+    /// Which calls it accepts.
+    #[serde(default, skip_serializing_if = "Accepts::is_always")]
+    pub accept: Accepts,
     /// What the module never needs more of. The lower of these and the caller's limits holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<Limits>,
+    /// How long a result holds if it is volatile, in milliseconds. The lower of this and the promise's holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_ms: Option<u64>,
     /// What the module promises its caller, in a sentence or two: 1 to 4096 bytes.
     pub promise: String,
     /// What a call returns.
@@ -78,6 +85,23 @@ pub struct Argument {
     /// Whether it stands for zero or more values. Only the last argument may, and it is not required.
     #[serde(default, skip_serializing_if = "is_false")]
     pub variadic: bool,
+}
+
+/// Which calls a module accepts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Accepts {
+    /// Every call whose arguments fit the manifest.
+    #[default]
+    Always,
+    /// Those that it says it accepts, asked by running it with `accept` in place of its name.
+    Dynamic,
+}
+
+impl Accepts {
+    fn is_always(&self) -> bool {
+        *self == Accepts::Always
+    }
 }
 
 /// The kind of an argument's value.
@@ -195,7 +219,9 @@ impl Manifest {
             v: VERSION,
             args: vec![Argument { name: "args".into(), kind: ArgKind::Text, required: false, variadic: true }],
             name: "module".into(),
+            accept: Accepts::Always,
             limits: None,
+            ttl_ms: None,
             promise: "A program without a manifest: it takes any texts and returns a blob.".into(),
             returns: Returns::Blob,
             version: "0".into(),

@@ -13,12 +13,17 @@ use crate::manifest::Returns;
 /// How much of standard error is kept, in bytes; the rest is dropped.
 pub const MAX_STDERR_BYTES: usize = 64 * 1024;
 
+/// `argv[0]` of a program that is asked whether it accepts a call.
+pub const ACCEPT: &str = "accept";
+
 /// Everything that one evaluation needs.
 pub struct Invocation {
     /// The program to run.
     pub program: Arc<Program>,
     /// Its arguments, `argv[1]` first.
     pub arguments: Vec<Argument>,
+    /// Whether it is only asked if it accepts the call: then `argv[0]` is [`ACCEPT`], and standard output the result.
+    pub asks: bool,
     /// What `random_get` is expanded from: the memo key.
     pub seed: Hash,
     /// What it may use.
@@ -117,10 +122,11 @@ pub(crate) enum Stop {
 ///
 /// The wall-clock limit is the caller's to keep; all others are kept here.
 pub async fn run(invocation: Invocation) -> Result<Outcome, RunError> {
-    let Invocation { program, arguments, seed, mut limits, store, grid } = invocation;
+    let Invocation { program, arguments, asks, seed, mut limits, store, grid } = invocation;
     limits.memory_bytes = limits.memory_bytes.min(POOL_MEMORY_BYTES as u64);
-    let returns_tree = program.manifest().returns == Returns::Tree;
-    let mut guest = Guest::new(&program.manifest().name, arguments, returns_tree, seed, store, grid);
+    let returns_tree = program.manifest().returns == Returns::Tree && !asks;
+    let name = if asks { ACCEPT } else { &program.manifest().name };
+    let mut guest = Guest::new(name, arguments, returns_tree, seed, store, grid);
     guest.output_left_bytes = limits.output_bytes;
     guest.memory_limit_bytes = limits.memory_bytes;
 

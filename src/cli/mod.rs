@@ -1,8 +1,10 @@
 //! The command line of the two binaries, `gridfs` and `grid`.
 //!
 //! Results go to standard output, everything else to standard error. Exit status: 0 success, 1 general, 2 usage,
-//! 10 unknown name, 11 module failed, 12 limit, 13 unavailable, 14 verification failed, 15 no daemon, 130 interrupted.
+//! 10 unknown name, 11 module failed, 12 limit, 13 unavailable, 14 verification failed, 15 no daemon, 16 diverged,
+//! 17 untrusted, 130 interrupted.
 
+mod affected;
 mod call;
 mod demo;
 mod fsck;
@@ -15,6 +17,8 @@ mod options;
 mod output;
 mod promise;
 mod service;
+mod verify;
+mod why;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -73,6 +77,14 @@ enum Verb {
     /// Make, show, accept and revoke the terms under which the node answers
     #[command(subcommand)]
     Promise(promise::Promise),
+    /// Explain how a result came to be
+    Why(why::Why),
+    /// Check a result, and on request compute it again
+    Verify(verify::Verify),
+    /// List the results that an input or a module went into
+    Affected(affected::Affected),
+    /// Forget the results that an input or a module went into, so that they are computed again
+    Revoke(affected::Revoke),
     /// Check the store for damage, and repair it
     Fsck(fsck::Fsck),
     /// Counts and sizes
@@ -119,6 +131,10 @@ fn run(cli: Gridfs) -> Result<()> {
         Verb::Name(verb) => verb.run(&globals),
         Verb::Module(verb) => verb.run(&globals),
         Verb::Promise(verb) => verb.run(&globals),
+        Verb::Why(verb) => verb.run(&globals),
+        Verb::Verify(verb) => verb.run(&globals),
+        Verb::Affected(verb) => verb.run(&globals),
+        Verb::Revoke(verb) => verb.run(&globals),
         Verb::Fsck(verb) => verb.run(&globals),
         Verb::Stats => object::stats(&globals),
         Verb::Gc(verb) => verb.run(&globals),

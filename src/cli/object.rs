@@ -127,6 +127,13 @@ pub(crate) fn absolute(path: &std::path::Path) -> Result<PathBuf> {
     std::path::absolute(path).map_err(|e| Error::caused(Code::Usage, format!("can't use {}", path.display()), e))
 }
 
+/// A path of the grid, a CID or a name as it was typed; a path relative to where one stands is made absolute.
+pub(crate) fn spelled(what: String) -> String {
+    let relative = !what.starts_with('/') && what.contains('/');
+    let absolute = std::path::absolute(&what).ok().filter(|path| relative && path.symlink_metadata().is_ok());
+    absolute.and_then(|path| path.into_os_string().into_string().ok()).unwrap_or(what)
+}
+
 pub(crate) fn unexpected() -> Error {
     Error::new(Code::General, "the daemon gave an answer to another question; is it of the same version?")
 }

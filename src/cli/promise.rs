@@ -1,17 +1,19 @@
 //! `gridfs promise`: the terms under which the node answers calls.
 
+use std::fs::File;
 use std::io;
 
 use bytesize::ByteSize;
 use clap::{Args, Subcommand, ValueEnum};
 use jiff::tz::TimeZone;
-use jiff::{Span, Timestamp};
+use jiff::{SignedDuration, Span, Timestamp};
 
 use super::Globals;
 use super::object::unexpected;
 use super::output::print;
-use crate::error::Result;
-use crate::promise::{Promise as Document, PromiseLimits, Source};
+use crate::error::{Code, Error, Result};
+use crate::identity::NodeId;
+use crate::promise::{Listed, Promise as Document, PromiseLimits, Source, Trust};
 use crate::service::{Answer, PromiseRow, Request};
 
 #[derive(Subcommand)]
@@ -27,7 +29,7 @@ Examples:
   gridfs promise revoke pub          this node makes that promise no longer")]
 pub(crate) enum Promise {
     /// Make a promise, signed with the node's key, and accept it
-    New(New),
+    New(Box<New>),
     /// Show what a promise says
     Show {
         /// Name or CID
@@ -35,7 +37,7 @@ pub(crate) enum Promise {
     },
     /// Answer calls under a promise from now on
     Accept {
-        /// Name or CID
+        /// Name or CID, or a file that holds the document
         promise: String,
     },
     /// Refuse calls under a promise from now on
@@ -64,6 +66,18 @@ pub(crate) struct New {
     /// Where results may come from
     #[arg(long, default_value = "local")]
     source: From,
+    /// A node whose claims are believed beside this node's own, by its public key (12D3KooW...)
+    #[arg(long = "trust", value_name = "KEY")]
+    trusted: Vec<NodeId>,
+    /// How many of the trusted nodes must claim the same
+    #[arg(long, value_name = "K", default_value_t = 1, requires = "trusted")]
+    agree: u64,
+    /// How many of 100 believed claims this node checks by computing them itself, like 0.5
+    #[arg(long, value_name = "PERCENT", default_value_t = 0.0, requires = "trusted")]
+    audit: f64,
+    /// How long a volatile result holds, like 10s or 1h
+    #[arg(long, value_name = "TIME", value_parser = span)]
+    ttl: Option<u64>,
     /// Offer results to others
     #[arg(long)]
     share: bool,
@@ -112,12 +126,23 @@ impl New {
             From::Fetch => Source::Fetch,
             From::Race => Source::Race,
         };
+        let mut keys = self.trusted;
+        keys.sort_unstable();
+        keys.dedup();
+        let trust = match keys.is_empty() {
+            true => Trust::OWN,
+            false => {
+                Trust::Listed(Listed { keys, agree: self.agree, audit_ppm: (self.audit * 10_000.0).round() as u64 })
+            }
+        };
         let promise = Document {
             asks: self.asks,
             text: self.text,
             share: self.share,
             limits,
             source,
+            trust,
+            ttl_ms: self.ttl,
             not_before: self.from,
             not_after: self.until,
             ..before
@@ -135,11 +160,18 @@ fn time(text: &str) -> std::result::Result<u64, String> {
     time_ms.ok_or_else(|| "write a time like 2026-12-31T00:00:00Z, or a span from now on like 30d or 2h".into())
 }
 
+/// A span in milliseconds.
+fn span(text: &str) -> std::result::Result<u64, String> {
+    let span = text.parse::<SignedDuration>().ok().and_then(|span| u64::try_from(span.as_millis()).ok());
+    span.ok_or_else(|| "write a span like 10s, 5m or 1h".into())
+}
+
 impl Promise {
     pub(crate) fn run(self, globals: &Globals) -> Result<()> {
         let request = match self {
             Promise::New(new) => new.request(),
             Promise::Show { promise } => Request::ShowPromise { promise },
+            Promise::Accept { promise } if promise.contains('/') => return accept_file(globals, &promise),
             Promise::Accept { promise } => Request::Accept { promise, accept: true },
             Promise::Revoke { promise } => Request::Accept { promise, accept: false },
             Promise::List => Request::Promises,
@@ -162,6 +194,15 @@ impl Promise {
     }
 }
 
+/// A promise made elsewhere.
+fn accept_file(globals: &Globals, path: &str) -> Result<()> {
+    let file = File::open(path).map_err(|e| Error::caused(Code::Usage, format!("can't open {path}"), e))?;
+    let Answer::Stored(row) = globals.request_with(Request::AcceptDocument, Box::new(file))? else {
+        return Err(unexpected());
+    };
+    print(globals.json, &row, |out| writeln!(out, "{}", row.cid.as_deref().unwrap_or_default()))
+}
+
 fn write_promise(out: &mut dyn io::Write, row: &PromiseRow) -> io::Result<()> {
     writeln!(out, "{}\n", row.text)?;
     writeln!(out, "in return  {}", row.asks)?;
@@ -177,6 +218,8 @@ fn write_promise(out: &mut dyn io::Write, row: &PromiseRow) -> io::Result<()> {
     writeln!(out, "from       {}", row.not_before.as_deref().unwrap_or("ever"))?;
     writeln!(out, "until      {}", row.not_after.as_deref().unwrap_or("for ever"))?;
     writeln!(out, "source     {}", row.source)?;
+    writeln!(out, "trusts     {}", row.trust)?;
+    writeln!(out, "volatile   for {} ms", row.ttl_ms.map_or("60000 (the default)".into(), |ms| ms.to_string()))?;
     writeln!(out, "shared     {}", if row.share { "yes" } else { "no" })?;
     let PromiseLimits { fuel, wall_ms, memory_bytes, output_bytes } = row.limits;
     let (memory, output) = (ByteSize(memory_bytes), ByteSize(output_bytes));
@@ -195,6 +238,10 @@ mod tests {
         assert!(in_a_month >= now_ms + 30 * 86_400_000 && in_a_month < now_ms + 31 * 86_400_000);
         for wrong in ["", "soon", "1969-01-01T00:00:00Z", "-99999y"] {
             assert!(time(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!((span("10s"), span("1h")), (Ok(10_000), Ok(3_600_000)));
+        for wrong in ["", "-5s", "soon", "30"] {
+            assert!(span(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -35,13 +35,13 @@ impl Grid {
             What::Root if name == STATUS => Ok(parent.child(name.as_bytes(), What::Status)),
             What::Root => self.look_name(parent, name, Resolver::promise, |cid| {
                 self.kernel.promise(&cid)?;
-                Ok(What::Promise(cid))
+                Ok(What::Promise { cid, epoch: self.kernel.epoch() })
             }),
             What::Status => match Report::named(name) {
                 Some(report) => Ok(parent.child(name.as_bytes(), What::Report(report))),
                 None => Err(Error::new(Code::UnknownName, format!("there is no status file {name:?}"))),
             },
-            What::Promise(promise) => self.look_name(parent, name, Resolver::cid, |cid| {
+            What::Promise { cid: promise, .. } => self.look_name(parent, name, Resolver::cid, |cid| {
                 Ok(What::Arguments { promise: *promise, module: self.kernel.modules.get(&cid)?, texts: Vec::new() })
             }),
             What::Arguments { promise, module, texts } => match self.look_argument(*promise, module, texts, name) {
@@ -145,7 +145,7 @@ impl Grid {
     }
 
     fn call_node(&self, parms: Parms, module: &Arc<Description>) -> CallNode {
-        let is_tree = module.results_in_tree(&parms.arguments, &self.kernel.store);
+        let is_tree = module.results_in_tree(&parms, &self.kernel.store);
         CallNode { parms, module: module.clone(), is_tree, reply: OnceLock::new() }
     }
 
@@ -215,7 +215,7 @@ impl Grid {
                 names.extend(self.names_of(|_, cid| self.kernel.promise(&cid).is_ok()));
             }
             What::Status => names.extend(Report::ALL.map(|report| report.name().into())),
-            What::Promise(_) => names.extend(self.names_of(|target, _| self.kernel.modules.names_module(target))),
+            What::Promise { .. } => names.extend(self.names_of(|target, _| self.kernel.modules.names_module(target))),
             What::Arguments { promise, module, texts } => {
                 let kind = module.argument(texts.len()).map(|argument| argument.kind);
                 names.extend(self.names_of(|target, _| fits(kind, module.runner, target)));

@@ -19,11 +19,13 @@ use gridfs_fuse::{Answer, Attr, Entry, Errno, Kind, Opened, Opening, Space, Tree
 use gridfs_store::Target;
 use gridfs_store::{Cid, Object};
 
-use crate::describe::Description;
+use crate::acceptance::asks;
+use crate::describe::{Description, Runner};
 use crate::error::{Code, Error, Result};
 use crate::kernel::Kernel;
 use crate::module::{Caller, Reply};
-use crate::receipt::cid_of;
+use crate::parms::Value;
+use crate::receipt::{Receipt, cid_of};
 use crate::resolve::{Reach, Resolver};
 
 pub use node::Node;
@@ -77,12 +79,12 @@ impl Grid {
         if let Some(known) = call.reply.get() {
             return Ok(Some(known.clone()));
         }
-        if call.module.runner == crate::describe::Runner::Cas {
+        if call.module.runner == Runner::Cas && !asks(&call.parms.promise) {
             let target = match call.parms.arguments.as_slice() {
-                [crate::parms::Value::Object(cid)] => crate::resolve::object(&self.kernel, *cid).ok(),
+                [Value::Object(cid)] => crate::resolve::object(&self.kernel, *cid).ok(),
                 _ => None,
             };
-            let reply = target.map(|result| (Reply { result, receipt: None, immutable: true }, timeless()));
+            let reply = target.map(|result| (Reply::stored(result), timeless()));
             return Ok(reply.map(|reply| call.reply.get_or_init(|| reply).clone()));
         }
         let limits = self.kernel.limits(&call.parms.promise, &call.module)?;
@@ -100,11 +102,10 @@ impl Grid {
     /// Dates a reply by its receipt, and keeps it with the node if it can never differ.
     fn keep(&self, call: &CallNode, reply: Reply) -> Result<(Reply, SystemTime)> {
         let time = match reply.receipt {
-            Some(receipt) => {
-                let memo = crate::cache::memo_of(&reply.result, receipt, !reply.immutable);
-                let receipt = crate::cache::read_receipt(&self.kernel.store, &memo)?;
-                SystemTime::UNIX_EPOCH + Duration::from_millis(receipt.time_ms)
-            }
+            Some(receipt) => match Receipt::read(&self.kernel.store, &receipt)? {
+                Some(receipt) => SystemTime::UNIX_EPOCH + Duration::from_millis(receipt.time_ms),
+                None => timeless(),
+            },
             None => timeless(),
         };
         if !reply.immutable {

@@ -36,7 +36,12 @@ pub enum What {
     /// `/.grid/log` and its like
     Report(Report),
     /// `/promise`
-    Promise(Cid),
+    Promise {
+        /// The promise.
+        cid: Cid,
+        /// The kernel's epoch when it was looked up: after results were revoked it is another node, and so is all below it.
+        epoch: u64,
+    },
     /// `/promise/module`, or some of the arguments below it.
     Arguments {
         /// The promise.
@@ -93,9 +98,13 @@ impl Node {
 
     /// A node below this one, with its own date.
     pub fn child_at(&self, name: &[u8], what: What, time: SystemTime) -> Node {
-        // A link's target is part of its identity: a name that is bound anew is another link.
-        let target = if let What::Link(target) = &what { target.clone() } else { String::new() };
-        self.identified(name, target.as_bytes(), what, time)
+        let version = match &what {
+            // A link's target is part of its identity: a name that is bound anew is another link.
+            What::Link(target) => target.clone().into_bytes(),
+            What::Promise { epoch, .. } => epoch.to_le_bytes().into(),
+            _ => Vec::new(),
+        };
+        self.identified(name, &version, what, time)
     }
 
     /// The same where the name may stand for something else the next time: that will be another node.
@@ -148,9 +157,9 @@ impl Node {
     /// Whether it is a directory.
     pub fn is_directory(&self) -> bool {
         match self.what() {
-            What::Root | What::Status | What::Promise(_) | What::Arguments { .. } => true,
+            What::Root | What::Status | What::Promise { .. } | What::Arguments { .. } => true,
             What::Call(call) => call.is_tree,
-            What::Unresolved { module, .. } => module.returns_tree(),
+            What::Unresolved { promise, module, .. } => module.returns_tree(promise),
             What::Stored(Target::Directory { .. }) => true,
             What::Stored(_) | What::Report(_) | What::Refused(_) | What::Link(_) => false,
         }

@@ -127,6 +127,7 @@ impl Service {
                 calls: count(&kernel.counters.calls),
                 hits: count(&kernel.counters.hits),
                 runs: count(&kernel.counters.runs),
+                renewed: count(&kernel.counters.renewed),
                 failures: count(&kernel.counters.failures),
                 running: kernel.running() as u64,
             }))

@@ -2,9 +2,11 @@
 
 pub mod check;
 mod keep;
+mod origin;
 mod promises;
 mod rehash;
 mod request;
+mod verify;
 pub mod wire;
 
 use std::io::Read;
@@ -13,7 +15,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gridfs_modules::manifest::ArgKind;
+use gridfs_fuse::{Kept, Mount};
+use gridfs_modules::manifest::{ArgKind, Returns};
 use gridfs_modules::{MAX_WASM_BYTES, inspect};
 use gridfs_store::{
     Algorithm, Batch, Cid, Codec, Digest, Durability, Lease, Store, Target, Tree, cbor, extract, ingest,
@@ -21,8 +24,8 @@ use gridfs_store::{
 use tokio::sync::mpsc;
 
 pub use request::{
-    Answer, ChangeRow, CheckRow, CollectedRow, Event, FindingRow, ModuleRow, PinRow, Progress, PromiseRow, RepairRow,
-    Request, Row, Source, Spelled, StatsRow, Word,
+    Answer, CallRow, ChangeRow, CheckRow, CollectedRow, Event, FindingRow, ModuleRow, OriginRow, PinRow, Progress,
+    PromiseRow, RepairRow, Request, Row, Source, Spelled, StatsRow, Verdict, VerifiedRow, Word,
 };
 
 use crate::describe::Description;
@@ -48,12 +51,19 @@ pub struct Service {
     node: Arc<Node>,
     /// Where the node is mounted, if it is.
     mount: Option<PathBuf>,
+    /// What the kernel keeps of that mount.
+    kept: Option<Kept>,
 }
 
 impl Service {
+    /// Serves `node`, which is not mounted.
+    pub fn new(node: Arc<Node>) -> Service {
+        Service { node, mount: None, kept: None }
+    }
+
     /// Serves `node`, mounted at `mount`.
-    pub fn new(node: Arc<Node>, mount: Option<PathBuf>) -> Service {
-        Service { node, mount }
+    pub fn mounted(node: Arc<Node>, mount: &Mount) -> Service {
+        Service { node, mount: Some(mount.dir().to_owned()), kept: Some(mount.kept()) }
     }
 
     /// Carries out one request. Dropping the future cancels it: nothing that was not reported as done is kept.
@@ -92,7 +102,11 @@ impl Service {
             Request::NewPromise { promise, modules, name } => self.new_promise(*promise, &modules, name).await,
             Request::ShowPromise { promise } => self.show_promise(&promise),
             Request::Accept { promise, accept } => self.accept(&promise, accept).await,
+            Request::AcceptDocument => self.accept_document(input).await,
             Request::Promises => Ok(self.promises()),
+            Request::Why { what } => self.why(&what, events).await,
+            Request::Verify { what, rerun, agree } => self.verify(&what, verify::Demand { rerun, agree }, events).await,
+            Request::Affected { what, revoke } => self.affected(&what, revoke, events).await,
             Request::Check { read_data, repair } => self.check(read_data, repair, events).await,
         }
     }
@@ -537,7 +551,7 @@ fn module_row(name: &str, module: &Description, runs_under: Vec<(String, String,
         cid: module.cid.to_string(),
         module: format!("{} {}", manifest.name, manifest.version),
         usage,
-        returns: if module.returns_tree() { "tree".into() } else { "blob".into() },
+        returns: if module.manifest.returns == Returns::Tree { "tree".into() } else { "blob".into() },
         promise: manifest.promise.clone(),
         runs_under,
     }

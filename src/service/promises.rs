@@ -1,15 +1,16 @@
 //! Requests about promises: making, showing, accepting and revoking them.
 
+use std::io::Read as _;
 use std::sync::Arc;
 
 use gridfs_store::{Cid, Codec, Durability, Target};
 
-use super::{Answer, PromiseRow, Service, blocking, row};
+use super::{Answer, Input, PromiseRow, Service, blocking, row};
+use crate::acceptance::asks;
 use crate::accepted;
-use crate::error::Result;
-use crate::identity::Identity;
+use crate::error::{Code, Error, Result};
 use crate::names::check_name;
-use crate::promise::Promise;
+use crate::promise::{MAX_BYTES, Promise};
 use crate::time;
 
 impl Service {
@@ -27,7 +28,7 @@ impl Service {
         let promise = Promise { modules: (!modules.is_empty()).then_some(modules), ..promise };
         let node = self.node.clone();
         blocking(move || {
-            let bytes = promise.signed_by(&Identity::open(&node.home.keys())?).to_bytes();
+            let bytes = promise.signed_by(&node.kernel.identity).to_bytes();
             // What this node would not read back it does not make.
             Promise::from_bytes(&bytes)?;
             let kernel = &node.kernel;
@@ -59,7 +60,40 @@ impl Service {
             false => kernel.accepted.revoke(&cid),
         })
         .await?;
+        self.node.kernel.forget_replies();
+        self.forget_looked_up(vec![cid]).await?;
         Ok(Answer::Done)
+    }
+
+    /// Stores a promise that somebody else may have made, and accepts it.
+    pub(super) async fn accept_document(&self, input: Input) -> Result<Answer> {
+        let kernel = self.node.kernel.clone();
+        let (cid, size_bytes) = blocking(move || {
+            let mut bytes = Vec::new();
+            let read = input.take(MAX_BYTES + 1).read_to_end(&mut bytes);
+            read.map_err(|e| Error::caused(Code::General, "can't read the promise", e))?;
+            if bytes.len() as u64 > MAX_BYTES {
+                return Err(Error::new(Code::Usage, format!("a promise has at most {MAX_BYTES} bytes")));
+            }
+            Promise::from_bytes(&bytes)?;
+            let mut batch = kernel.store.batch();
+            let cid = batch.put_bytes(Codec::DagCbor, &bytes)?;
+            let _kept = batch.commit(Durability::Durable)?;
+            kernel.accepted.accept(&cid)?;
+            Ok((cid, bytes.len() as u64))
+        })
+        .await?;
+        Ok(Answer::Stored(row(String::new(), &Target::File { cid, size_bytes, executable: false })))
+    }
+
+    /// Lets the mount look up anew all that is below these promises.
+    pub(super) async fn forget_looked_up(&self, promises: Vec<Cid>) -> Result<()> {
+        let Some(kept) = self.kept.clone() else { return Ok(()) };
+        blocking(move || {
+            let forget = |promise: &Cid| kept.forget(promise.to_string().as_ref());
+            promises.iter().try_for_each(forget).map_err(|e| Error::caused(Code::General, "the mount is gone", e))
+        })
+        .await
     }
 
     pub(super) fn promises(&self) -> Answer {
@@ -71,7 +105,9 @@ impl Service {
     pub(super) fn runs_under(&self, module: &Cid) -> Vec<(String, String, String)> {
         let now_ms = time::now_ms();
         let all = self.node.kernel.accepted.all();
-        let covering = all.iter().filter(|(_, promise)| promise.covers(module) && promise.check_time(now_ms).is_ok());
+        let covering = all
+            .iter()
+            .filter(|(cid, promise)| !asks(cid) && promise.covers(module) && promise.check_time(now_ms).is_ok());
         let row = |(cid, promise): &(Cid, Arc<Promise>)| {
             let name = self.node.kernel.names.naming(cid).into_iter().next().unwrap_or_else(|| cid.to_string());
             (name, cid.to_string(), promise.text.clone())
@@ -93,6 +129,8 @@ impl Service {
             not_before: promise.not_before.map(time::text),
             not_after: promise.not_after.map(time::text),
             source: promise.source.to_string(),
+            trust: promise.trust.to_string(),
+            ttl_ms: promise.ttl_ms,
             share: promise.share,
             limits: promise.limits,
         }

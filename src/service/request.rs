@@ -114,8 +114,31 @@ pub enum Request {
         /// Or no longer.
         accept: bool,
     },
+    /// Store the promise document that follows as a stream, and accept it.
+    AcceptDocument,
     /// The accepted promises.
     Promises,
+    /// How a result came to be.
+    Why {
+        /// A CID, a name or a grid path.
+        what: String,
+    },
+    /// Check a result.
+    Verify {
+        /// A CID, a name or a grid path.
+        what: String,
+        /// Run the modules again.
+        rerun: bool,
+        /// How many nodes must claim the same.
+        agree: u64,
+    },
+    /// The results that an object went into.
+    Affected {
+        /// A CID or a name.
+        what: String,
+        /// Forget them, and those that gave it.
+        revoke: bool,
+    },
     /// Check the store for damage.
     Check {
         /// Read every byte.
@@ -131,7 +154,7 @@ impl Request {
         match self {
             Request::Put { source, .. } => matches!(source, Source::Stream),
             Request::Call(spelled) | Request::Path(spelled) => spelled.arguments.iter().any(|word| word.text == "-"),
-            Request::AddModule { .. } => true,
+            Request::AddModule { .. } | Request::AcceptDocument => true,
             _ => false,
         }
     }
@@ -236,6 +259,87 @@ pub enum Answer {
     Checked(CheckRow),
     /// Promises.
     Promises(Vec<PromiseRow>),
+    /// How something came to be.
+    Origin(Box<OriginRow>),
+    /// What was checked, what is below before what is above.
+    Verified(Vec<VerifiedRow>),
+    /// Paths of calls.
+    Paths(Vec<String>),
+}
+
+/// An object, and how it came to be.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct OriginRow {
+    /// Its CID.
+    pub cid: String,
+    /// Size of a file, if it is stored here.
+    pub size_bytes: Option<u64>,
+    /// The names that stand for it.
+    pub names: Vec<String>,
+    /// Whether it is stored here.
+    pub stored: bool,
+    /// The call that it is the result of; absent: it was put here.
+    pub call: Option<Box<CallRow>>,
+}
+
+/// A call that gave a result.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct CallRow {
+    /// Its canonical path.
+    pub path: String,
+    /// Name or CID of the promise.
+    pub promise: String,
+    /// The module's own name and version; its CID if it is gone.
+    pub module: String,
+    /// The CID of its receipt.
+    pub receipt: String,
+    /// `pure` or `volatile`.
+    pub class: String,
+    /// The engine that ran it.
+    pub engine: String,
+    /// The public key of the node that ran it.
+    pub issuer: String,
+    /// When, RFC 3339.
+    pub time: String,
+    /// How long it took, in milliseconds.
+    pub wall_ms: u64,
+    /// Fuel burnt.
+    pub fuel: u64,
+    /// What it wrote to standard error, by CID.
+    pub stderr: Option<String>,
+    /// It has been told above; what follows is left out here.
+    pub again: bool,
+    /// Its arguments that are objects, with their names.
+    pub inputs: Vec<(String, OriginRow)>,
+    /// The calls that it made.
+    pub calls: Vec<OriginRow>,
+}
+
+/// What was found of a result.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct VerifiedRow {
+    /// The call's canonical path, or a CID.
+    pub path: String,
+    /// The result's CID.
+    pub result: String,
+    /// What is to be thought of it.
+    pub verdict: Verdict,
+    /// Why.
+    pub why: String,
+}
+
+/// What is to be thought of a result, from good to bad.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Ord, PartialOrd, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Nothing speaks against it.
+    Fine,
+    /// Nobody claims it whom its promise believes.
+    Untrusted,
+    /// Another run gives another result.
+    Diverged,
+    /// Its bytes or its receipt are not what they should be.
+    Corrupt,
 }
 
 /// A promise as it is shown.
@@ -261,6 +365,10 @@ pub struct PromiseRow {
     pub not_after: Option<String>,
     /// `local`, `fetch` or `race`.
     pub source: String,
+    /// Whose claims are believed.
+    pub trust: String,
+    /// How long a volatile result holds, in milliseconds; absent: a minute.
+    pub ttl_ms: Option<u64>,
     /// Whether results are offered to others.
     pub share: bool,
     /// What one call may use at most.
@@ -380,6 +488,8 @@ pub struct StatsRow {
     pub hits: u64,
     /// Evaluations started.
     pub runs: u64,
+    /// Results found to hold without running their module again.
+    pub renewed: u64,
     /// Evaluations that failed.
     pub failures: u64,
     /// Evaluations under way.

@@ -223,13 +223,13 @@ pub fn manifest(name: &str, args: &[(&str, ArgKind)], returns: Returns, limits: 
         variadic: false,
     };
     Manifest {
-        v: 1,
         args: args.iter().map(argument).collect(),
         name: name.into(),
         limits: (limits != Limits::default()).then_some(limits),
         promise: "Serves a test.".into(),
         returns,
         version: "1".into(),
+        ..Manifest::untyped()
     }
 }
 

@@ -2,12 +2,14 @@
 
 use std::str::FromStr;
 
+use gridfs::identity::NodeId;
 use gridfs::parms::{Parms, Value};
 use gridfs::path::{self, GridPath};
 use gridfs::promise::Promise;
-use gridfs::receipt::{Memo, Receipt};
+use gridfs::receipt::{Class, Memo, Receipt};
 use gridfs_modules::Manifest;
-use gridfs_modules::manifest::{ArgKind, Argument, Limits, Returns, embed, extract};
+use gridfs_modules::manifest::{Accepts, ArgKind, Argument, Limits, Returns, embed, extract};
+use gridfs_store::cbor::Bytes;
 use gridfs_store::{AnyCid, Cid, Codec, Target, Tree, TreeEntry, cbor};
 
 use crate::campaign;
@@ -135,21 +137,29 @@ fn parms() -> Parms {
 
 fn memo() -> Memo {
     let (result, receipt) = (Cid::of(Codec::Raw, b"result"), Cid::of(Codec::DagCbor, b"receipt"));
-    Memo { v: 1, size: Some(6), named: true, result, receipt }
+    Memo { v: 1, size: Some(6), named: true, result, receipt, until_ms: Some(7) }
 }
 
 fn receipt() -> Receipt {
     let cid = Cid::of(Codec::Raw, b"x");
     Receipt {
-        v: 1,
+        v: 2,
+        abi: "grid-1".into(),
         deps: vec![(parms(), cid)],
         fuel: 1 << 40,
+        class: Class::Volatile,
         names: vec![("moby.txt".into(), cid)],
         parms: parms(),
+        reads: vec![("local/wc/moby.txt".into(), cid)],
+        engine: "wasmtime 48.0.0".into(),
+        issuer: NodeId([7; 32]),
+        limits: Promise::local().limits,
         result: cid,
         stderr: Some(cid),
         time_ms: 1_700_000_000_000,
         wall_ms: 300,
+        until_ms: Some(1_700_000_060_000),
+        signature: Bytes(vec![8; 64]),
     }
 }
 
@@ -167,7 +177,9 @@ fn manifest() -> Manifest {
         v: 1,
         args: vec![argument("file", ArgKind::Blob, true, false), argument("options", ArgKind::Text, false, true)],
         name: "sample".into(),
+        accept: Accepts::Dynamic,
         limits: Some(Limits { fuel: Some(1 << 32), wall_ms: Some(5), ..Limits::default() }),
+        ttl_ms: Some(60_000),
         promise: "Serves a test.".into(),
         returns: Returns::Tree,
         version: "1".into(),

@@ -19,21 +19,25 @@ fn full() -> Manifest {
             argument("options", ArgKind::Text, false, true),
         ],
         name: "find".into(),
+        accept: Accepts::Dynamic,
         limits: Some(Limits { fuel: Some(1_000_000), output_bytes: Some(24), ..Limits::default() }),
+        ttl_ms: Some(300),
         promise: "Finds.".into(),
         returns: Returns::Tree,
         version: "1.2".into(),
     }
 }
 
-const FULL_CBOR: &[u8] = b"\xa7\
+const FULL_CBOR: &[u8] = b"\xa9\
     \x61v\x01\
     \x64args\x83\
       \xa2\x64name\x64file\x64type\x64blob\
       \xa3\x64name\x65depth\x64type\x63int\x68required\xf4\
       \xa4\x64name\x67options\x64type\x64text\x68required\xf4\x68variadic\xf5\
     \x64name\x64find\
+    \x66accept\x67dynamic\
     \x66limits\xa2\x64fuel\x1a\x00\x0f\x42\x40\x6coutput_bytes\x18\x18\
+    \x66ttl_ms\x19\x01\x2c\
     \x67promise\x66Finds.\
     \x67returns\x64tree\
     \x67version\x631.2";

@@ -92,6 +92,7 @@ impl Rig {
         run(Invocation {
             program: program.clone(),
             arguments,
+            asks: false,
             seed: self.seed,
             limits: self.limits,
             store: self.store.clone(),
