@@ -60,6 +60,12 @@ impl Identity {
         }
     }
 
+    /// The key of these 32 bytes, for golden signatures.
+    #[cfg(test)]
+    pub(crate) fn from_seed(seed: [u8; 32]) -> Identity {
+        Identity(SigningKey::from_bytes(&seed))
+    }
+
     /// The public key.
     pub fn id(&self) -> NodeId {
         NodeId(self.0.verifying_key().to_bytes())

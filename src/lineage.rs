@@ -39,9 +39,12 @@ impl Kernel {
     /// The calls that an object went into, however indirectly.
     pub fn affected(&self, object: &Cid, heard: Heard<'_>) -> Result<Affected> {
         let mut affected = Affected::default();
-        let mut sought = Sought::new(&self.store, *object);
+        let mut itself = Sought::new(&self.store, *object);
+        // With the results that it went into, which others may have been given.
+        let mut derived = Sought::new(&self.store, *object);
+        let mut calls = HashSet::new();
         self.each_remembered(heard, &mut |call| {
-            if sought.is_in(&call.memo.result)? {
+            if itself.is_in(&call.memo.result)? {
                 affected.origins.insert(self.path_of(&call), call);
             }
             Ok(())
@@ -49,12 +52,20 @@ impl Kernel {
         loop {
             let before = affected.calls.len();
             self.each_remembered(heard, &mut |call| {
-                let path = self.path_of(&call);
-                if affected.calls.contains_key(&path) || !sought.went_into(&call.receipt)? {
+                let Receipt { parms, deps, reads, .. } = &call.receipt;
+                if calls.contains(parms) {
                     return Ok(());
                 }
-                sought.add(&call.memo.target())?;
-                affected.calls.insert(path, call);
+                let mut went_into = derived.any_in(parms.inputs())?;
+                // What was called is known, so an equal result of another call is none of it.
+                for (below, result) in deps {
+                    went_into |= calls.contains(below) || itself.is_in(result)? || derived.any_in(below.inputs())?;
+                }
+                if went_into || itself.any_in(reads.iter().map(|(_, found)| *found))? {
+                    derived.add(&call.memo.target())?;
+                    calls.insert(parms.clone());
+                    affected.calls.insert(self.path_of(&call), call);
+                }
                 Ok(())
             })?;
             if affected.calls.len() == before {
@@ -146,10 +157,8 @@ impl<'a> Sought<'a> {
         Sought { store, objects: HashSet::from([object]), holding: HashSet::new(), without: HashMap::new() }
     }
 
-    fn went_into(&mut self, receipt: &Receipt) -> Result<bool> {
-        let below = receipt.deps.iter().map(|(_, result)| *result).chain(receipt.reads.iter().map(|(_, found)| *found));
-        let calls = receipt.deps.iter().flat_map(|(parms, _)| parms.inputs());
-        for cid in receipt.parms.inputs().chain(below).chain(calls) {
+    fn any_in(&mut self, cids: impl Iterator<Item = Cid>) -> Result<bool> {
+        for cid in cids {
             if self.is_in(&cid)? {
                 return Ok(true);
             }

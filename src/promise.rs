@@ -346,6 +346,12 @@ mod tests {
     }
 
     #[test]
+    fn golden_promise() {
+        let signed = full().signed_by(&Identity::from_seed([7; 32]));
+        assert_eq!(signed.cid().to_string(), "bafyr4iblhygr22oiuwfgarolvcy4pkpqgeyw44zqqnqmqx4z2ejvxixsqu");
+    }
+
+    #[test]
     fn no_byte_of_a_signed_promise_can_be_changed() {
         let (_keys, identity) = identity();
         let bytes = full().signed_by(&identity).to_bytes();

@@ -246,6 +246,11 @@ mod tests {
     fn golden_receipt() {
         let bytes = cbor::to_vec(&receipt());
         assert_eq!(Hash::of(&bytes).to_string(), "16466b5018fcf67aaa75c1d0dd292253df0b3d9677b3ded815b8cfde18e664d6");
+        let signed = receipt().signed_by(&Identity::from_seed([7; 32]));
+        assert_eq!(
+            Hash::of(&signed.signature.0).to_string(),
+            "4cd2c5c41d02d6c5245503881b29df8152afc9e4d75ba72b22fccce0db4cbc57"
+        );
         assert_eq!(receipt().key(), receipt().parms.memo_key(&receipt().limits.into()));
     }
 

@@ -9,17 +9,22 @@ use common::{Node, manifest};
 use gridfs::identity::Identity;
 use gridfs::receipt::{Memo, Receipt};
 use gridfs_modules::Manifest;
-use gridfs_modules::manifest::{Accepts, ArgKind, Limits, Returns};
+use gridfs_modules::manifest::{Accepts, ArgKind, Limits, Returns, embed};
 use gridfs_store::cbor::{self, Bytes};
 use gridfs_store::{Cid, Codec, Durability, Hash, Options, Store};
 
-/// Shouts what another shout says of the counted words of `src/a`.
-const CHAIN: &str = "/grid/local/shout/%2Fgrid%2Flocal%2Fwc%2F%252Flocal%252Fcas%252Fsrc%252Fa";
+/// Shouts what another module that shouts says of the counted words of `src/a`.
+const CHAIN: &str = "/grid/local/cry/%2Fgrid%2Flocal%2Fwc%2F%252Flocal%252Fcas%252Fsrc%252Fa";
 
 /// A node with a directory `src` and a chain of three calls over a file in it.
 fn chained() -> Node {
     let node = Node::mounted();
     node.add_example("shout", "c/shout.toml");
+    let wasm = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/guests/shout.wasm")).unwrap();
+    let arguments = [("path", ArgKind::Text)];
+    let cry = embed(&wasm, &manifest("cry", &arguments, Returns::Blob, Limits::default())).unwrap();
+    std::fs::write(node.scratch("cry.wasm"), cry).unwrap();
+    node.gridfs(["module", "add", node.scratch("cry.wasm").to_str().unwrap()]).ok();
     change(&node, "a", "one two\n");
     change(&node, "b", "untouched\n");
     node
@@ -94,7 +99,7 @@ fn what_an_object_went_into_is_listed_and_can_be_forgotten() {
     let affected = |what: &str| node.gridfs(["affected", what]).ok().lines().count();
     let file = cid_of(&node, "src/a");
     assert_eq!(affected(&file), 3, "the file went into the whole chain");
-    assert_eq!(affected("shout"), 2);
+    assert_eq!((affected("shout"), affected("cry")), (1, 2), "an outer call went through an inner one");
     assert_eq!(affected("wc"), 4, "also into the other file's count");
     assert_eq!(affected("md"), 0);
     assert_eq!(node.gridfs(["revoke", &file]).ok().lines().count(), 3);
