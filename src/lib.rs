@@ -6,6 +6,7 @@
 pub mod accepted;
 pub mod builtins;
 pub mod cache;
+pub mod capability;
 pub mod cas;
 pub mod cli;
 pub mod client;
