@@ -4,6 +4,7 @@
 //! [`grid::Grid`] shows it as a mount; [`service`] and [`client`] are what the two binaries speak.
 
 pub mod accepted;
+pub mod authority;
 pub mod builtins;
 pub mod cache;
 pub mod capability;

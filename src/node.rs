@@ -14,6 +14,7 @@ use crate::cache::Cache;
 use crate::cas::CasModule;
 use crate::error::{Code, Error, Result};
 use crate::home::Home;
+use crate::identity::Keys;
 use crate::kernel::Kernel;
 use crate::module::Module;
 use crate::names::Names;
@@ -53,7 +54,7 @@ impl Node {
             .build()
             .map_err(|e| Error::caused(Code::General, "can't start threads for computing", e))?;
         let accepted = Accepted::open(store.clone())?;
-        let kernel = Kernel::new(store, names, accepted, modules, compute.handle().clone());
+        let kernel = Kernel::new(store, names, accepted, Keys::new(home.keys()), modules, compute.handle().clone());
         Ok(Node { home, kernel, engine, compute: Some(compute) })
     }
 }

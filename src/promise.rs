@@ -80,6 +80,9 @@ pub struct Promise {
     /// The issuer's, over the document without this field.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) signature: Option<Bytes>,
+    /// Whether calls need authority: the owner's, or a token's. Absent: everybody who may ask may call.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub capability: bool,
     /// When it begins, in milliseconds since 1970; absent: it has begun.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub not_before: Option<u64>,
@@ -125,6 +128,7 @@ impl Promise {
             modules: None,
             not_after: None,
             signature: None,
+            capability: false,
             not_before: None,
         }
     }
@@ -233,7 +237,7 @@ mod tests {
 
     fn full() -> Promise {
         let modules = Some(vec![Cid::of(Codec::Raw, b"a"), Cid::of(Codec::Raw, b"b")]);
-        Promise { modules, not_before: Some(1_000), not_after: Some(2_000), ..Promise::public() }
+        Promise { modules, capability: true, not_before: Some(1_000), not_after: Some(2_000), ..Promise::public() }
     }
 
     #[test]

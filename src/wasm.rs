@@ -41,7 +41,11 @@ impl WasmModule {
         let program = load(&self.engine, &call.kernel.store, &call.parms.module)?;
         let arguments = call.parms.arguments.iter().zip(0..).map(|(value, index)| argument(call, index, value));
         let arguments = arguments.collect::<Result<Vec<_>>>()?;
-        let caller = Caller { asking: Some(call.key), depth: call.caller.depth + 1 };
+        let caller = Caller {
+            authority: call.caller.authority.clone(),
+            asking: Some(call.flight()),
+            depth: call.caller.depth + 1,
+        };
         let grid = Arc::new(GuestGrid::new(call.kernel.clone(), caller, call.parms.arguments.clone()));
         let invocation = Invocation {
             program,

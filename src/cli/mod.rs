@@ -4,6 +4,7 @@
 //! 10 unknown name, 11 module failed, 12 limit, 13 unavailable, 14 verification failed, 15 no daemon, 130 interrupted.
 
 mod call;
+mod cap;
 mod demo;
 mod fsck;
 mod fstab;
@@ -73,6 +74,9 @@ enum Verb {
     /// Make, show, accept and revoke the terms under which the node answers
     #[command(subcommand)]
     Promise(promise::Promise),
+    /// Grant others the right to call, hand it on, and verify it
+    #[command(subcommand)]
+    Cap(cap::Cap),
     /// Check the store for damage, and repair it
     Fsck(fsck::Fsck),
     /// Counts and sizes
@@ -119,6 +123,7 @@ fn run(cli: Gridfs) -> Result<()> {
         Verb::Name(verb) => verb.run(&globals),
         Verb::Module(verb) => verb.run(&globals),
         Verb::Promise(verb) => verb.run(&globals),
+        Verb::Cap(verb) => verb.run(&globals),
         Verb::Fsck(verb) => verb.run(&globals),
         Verb::Stats => object::stats(&globals),
         Verb::Gc(verb) => verb.run(&globals),

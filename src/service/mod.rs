@@ -1,5 +1,6 @@
 //! Requests carried out: the one way into a node for the command line, with or without a daemon.
 
+mod caps;
 pub mod check;
 mod keep;
 mod promises;
@@ -21,14 +22,14 @@ use gridfs_store::{
 use tokio::sync::mpsc;
 
 pub use request::{
-    Answer, ChangeRow, CheckRow, CollectedRow, Event, FindingRow, ModuleRow, PinRow, Progress, PromiseRow, RepairRow,
-    Request, Row, Source, Spelled, StatsRow, Word,
+    Answer, ChangeRow, CheckRow, CollectedRow, Event, FindingRow, LinkRow, ModuleRow, PinRow, Progress, PromiseRow,
+    RepairRow, Request, Row, Source, Spelled, StatsRow, Terms, TokenRow, VerifyCapability, Word,
 };
 
+use crate::authority::Authority;
 use crate::describe::Description;
 use crate::error::{Code, Error, Result};
 use crate::marks::PINS;
-use crate::module::Caller;
 use crate::names::{Change, check_name};
 use crate::node::Node;
 use crate::parms::Parms;
@@ -93,12 +94,17 @@ impl Service {
             Request::ShowPromise { promise } => self.show_promise(&promise),
             Request::Accept { promise, accept } => self.accept(&promise, accept).await,
             Request::Promises => Ok(self.promises()),
+            Request::Key => Ok(Answer::Text(self.identity().await?.id().to_string())),
+            Request::Grant(terms) => self.grant(*terms).await,
+            Request::Attenuate { token, terms } => self.attenuate(&token, *terms).await,
+            Request::ShowCapability { token } => self.show_capability(&token),
+            Request::VerifyCapability(request) => self.verify_capability(request).await,
             Request::Check { read_data, repair } => self.check(read_data, repair, events).await,
         }
     }
 
-    fn resolver(&self) -> Resolver {
-        Resolver::new(self.node.kernel.clone(), Reach::Calls)
+    fn resolver(&self, authority: Authority) -> Resolver {
+        Resolver::new(self.node.kernel.clone(), authority, Reach::Calls)
     }
 
     async fn put(
@@ -146,7 +152,7 @@ impl Service {
 
     /// What a CID, a name or a grid path stands for.
     async fn target(&self, what: &str) -> Result<Target> {
-        let resolver = self.resolver();
+        let resolver = self.resolver(Authority::Owner);
         let what = self.inside_mount(&Source::Path(what.into())).unwrap_or_else(|| what.to_owned());
         if what.starts_with('/') {
             return Ok(resolver.path(&what).await?.expect("a resolver that may call resolves everything"));
@@ -182,8 +188,9 @@ impl Service {
     }
 
     async fn call(&self, spelled: &Spelled, input: Input, events: &mpsc::Sender<Event>) -> Result<Answer> {
-        let (parms, _, _kept) = self.parms(spelled, input, events).await?;
-        let reply = self.node.kernel.call(Caller::default(), parms).await?;
+        let caller = self.caller(spelled.capability.as_deref())?;
+        let (parms, _, _kept) = self.parms(&caller.authority, spelled, input, events).await?;
+        let reply = self.node.kernel.call(caller, parms).await?;
         match &reply.result {
             Target::Directory { cid } => Ok(Answer::Rows(rows(&*self.node.kernel.store.tree(cid)?))),
             file => {
@@ -194,7 +201,8 @@ impl Service {
     }
 
     async fn path(&self, spelled: &Spelled, input: Input, events: &mpsc::Sender<Event>) -> Result<Answer> {
-        let (parms, module, _kept) = self.parms(spelled, input, events).await?;
+        let authority = self.caller(spelled.capability.as_deref())?.authority;
+        let (parms, module, _kept) = self.parms(&authority, spelled, input, events).await?;
         let required = module.required();
         let path = if parms.fits(required) {
             parms.path(required)
@@ -216,12 +224,13 @@ impl Service {
     /// Resolves a call as it was typed; local files are stored first.
     async fn parms(
         &self,
+        authority: &Authority,
         spelled: &Spelled,
         input: Input,
         events: &mpsc::Sender<Event>,
     ) -> Result<(Parms, Arc<Description>, Vec<Lease>)> {
         let kernel = &self.node.kernel;
-        let resolver = self.resolver();
+        let resolver = self.resolver(authority.clone());
         let promise = resolver.promise(&spelled.promise)?;
         kernel.promise(&promise)?;
         let module = kernel.modules.get(&resolver.cid(&spelled.module)?)?;
@@ -259,7 +268,7 @@ impl Service {
     }
 
     fn show(&self, name: &str) -> Result<ModuleRow> {
-        let cid = self.resolver().cid(name)?;
+        let cid = self.resolver(Authority::Owner).cid(name)?;
         let module = self.node.kernel.modules.get(&cid)?;
         Ok(module_row(name, &module, self.runs_under(&module.cid)))
     }

@@ -6,8 +6,8 @@ use gridfs_store::{Cid, Codec, Durability, Target};
 
 use super::{Answer, PromiseRow, Service, blocking, row};
 use crate::accepted;
+use crate::authority::Authority;
 use crate::error::Result;
-use crate::identity::Identity;
 use crate::names::check_name;
 use crate::promise::Promise;
 use crate::time;
@@ -22,12 +22,12 @@ impl Service {
         if let Some(name) = &name {
             check_name(name)?;
         }
-        let resolver = self.resolver();
+        let resolver = self.resolver(Authority::Owner);
         let modules = modules.iter().map(|module| resolver.cid(module)).collect::<Result<Vec<_>>>()?;
         let promise = Promise { modules: (!modules.is_empty()).then_some(modules), ..promise };
         let node = self.node.clone();
         blocking(move || {
-            let bytes = promise.signed_by(&Identity::open(&node.home.keys())?).to_bytes();
+            let bytes = promise.signed_by(&*node.kernel.keys.identity()?).to_bytes();
             // What this node would not read back it does not make.
             Promise::from_bytes(&bytes)?;
             let kernel = &node.kernel;
@@ -46,13 +46,13 @@ impl Service {
     }
 
     pub(super) fn show_promise(&self, text: &str) -> Result<Answer> {
-        let cid = self.resolver().promise(text)?;
+        let cid = self.resolver(Authority::Owner).promise(text)?;
         let promise = accepted::read(&self.node.kernel.store, &cid)?;
         Ok(Answer::Promises(vec![self.promise_row(&cid, &promise)]))
     }
 
     pub(super) async fn accept(&self, text: &str, accept: bool) -> Result<Answer> {
-        let cid = self.resolver().promise(text)?;
+        let cid = self.resolver(Authority::Owner).promise(text)?;
         let kernel = self.node.kernel.clone();
         blocking(move || match accept {
             true => kernel.accepted.accept(&cid),
@@ -94,6 +94,7 @@ impl Service {
             not_after: promise.not_after.map(time::text),
             source: promise.source.to_string(),
             share: promise.share,
+            capability: promise.capability,
             limits: promise.limits,
         }
     }
