@@ -27,14 +27,12 @@ pub struct Cache;
 
 impl Module for Cache {
     fn accept(&self, call: &Call) -> Result<Acceptance> {
-        let known = recall(&call.kernel.store, &call.kernel.names, &call.key)?;
-        Ok(if known.is_some() && !call.again { Acceptance::Accept } else { Acceptance::Reject })
+        Ok(if !call.again && call.remembered()?.is_some() { Acceptance::Accept } else { Acceptance::Reject })
     }
 
     fn handle<'a>(&'a self, call: &'a Call) -> Handling<'a> {
         Box::pin(async {
-            recall(&call.kernel.store, &call.kernel.names, &call.key)?
-                .ok_or_else(|| Error::new(Code::Busy, "the remembered result went away; try again"))
+            call.remembered()?.ok_or_else(|| Error::new(Code::Busy, "the remembered result went away; try again"))
         })
     }
 }

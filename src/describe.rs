@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use gridfs_modules::manifest::{ArgKind, Argument, Returns};
-use gridfs_modules::{MAX_WASM_BYTES, Manifest, inspect};
+use gridfs_modules::{Class, MAX_WASM_BYTES, Manifest, class, inspect};
 use gridfs_store::Target;
 use gridfs_store::{Cid, Codec, Store};
 
@@ -12,7 +12,6 @@ use crate::acceptance::asks;
 use crate::builtins::Cas;
 use crate::error::{Code, Error, Result};
 use crate::parms::{Parms, Value};
-use crate::receipt::Class;
 
 /// Descriptions kept; beyond it all are forgotten and read again.
 const MAX_KEPT: usize = 1024;
@@ -152,9 +151,9 @@ impl Descriptions {
             return Err(Error::new(Code::NotModule, format!("{module} is not a module: it is no WebAssembly binary")));
         }
         let wasm = self.store.read(module, MAX_WASM_BYTES)?;
-        let manifest =
-            inspect(&wasm).map_err(|e| Error::caused(Code::NotModule, format!("{module} is no module"), e))?;
-        let description = Arc::new(Description { cid: *module, manifest, runner: Runner::Wasm, class: Class::Pure });
+        let wrong = |e| Error::caused(Code::NotModule, format!("{module} is no module"), e);
+        let (manifest, class) = (inspect(&wasm).map_err(wrong)?, class(&wasm).map_err(wrong)?);
+        let description = Arc::new(Description { cid: *module, manifest, runner: Runner::Wasm, class });
         let mut kept = self.kept();
         if kept.len() >= MAX_KEPT {
             kept.clear();

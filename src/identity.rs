@@ -60,12 +60,6 @@ impl Identity {
         }
     }
 
-    /// The key of these 32 bytes, for golden signatures.
-    #[cfg(test)]
-    pub(crate) fn from_seed(seed: [u8; 32]) -> Identity {
-        Identity(SigningKey::from_bytes(&seed))
-    }
-
     /// The public key.
     pub fn id(&self) -> NodeId {
         NodeId(self.0.verifying_key().to_bytes())
@@ -73,7 +67,12 @@ impl Identity {
 
     /// Signs `bytes`.
     pub fn sign(&self, purpose: Purpose, bytes: &[u8]) -> Bytes {
-        Bytes(self.0.sign(&purpose.before(bytes)).to_bytes().to_vec())
+        Bytes(self.sign_whole(&purpose.before(bytes)).to_vec())
+    }
+
+    /// Signs bytes that say themselves what they are for, as COSE's `Sig_structure` does.
+    pub fn sign_whole(&self, bytes: &[u8]) -> [u8; 64] {
+        self.0.sign(bytes).to_bytes()
     }
 }
 
@@ -96,10 +95,15 @@ impl Purpose {
 impl NodeId {
     /// Whether `signature` is this node's, of `bytes`. Weak keys and other spellings of a signature are refused.
     pub fn verifies(&self, purpose: Purpose, bytes: &[u8], signature: &Bytes) -> bool {
-        let (Ok(key), Ok(signature)) = (VerifyingKey::from_bytes(&self.0), Signature::from_slice(&signature.0)) else {
+        self.verifies_whole(&purpose.before(bytes), &signature.0)
+    }
+
+    /// The same of bytes that say themselves what they are for.
+    pub fn verifies_whole(&self, bytes: &[u8], signature: &[u8]) -> bool {
+        let (Ok(key), Ok(signature)) = (VerifyingKey::from_bytes(&self.0), Signature::from_slice(signature)) else {
             return false;
         };
-        key.verify_strict(&purpose.before(bytes), &signature).is_ok()
+        key.verify_strict(bytes, &signature).is_ok()
     }
 }
 
@@ -121,7 +125,9 @@ impl FromStr for NodeId {
     fn from_str(text: &str) -> Result<NodeId> {
         let bytes = Base::Base58Btc.decode(text).unwrap_or_default();
         let key = bytes.strip_prefix(&PEER_ID_PREFIX).and_then(|key| key.try_into().ok());
-        key.map(NodeId).ok_or_else(|| Error::new(Code::Usage, format!("{text:?} is not a node's public key")))
+        key.map(NodeId).ok_or_else(|| {
+            Error::new(Code::Usage, format!("{text:?} is not a node's public key; `gridfs cap key` prints one"))
+        })
     }
 }
 
@@ -135,6 +141,14 @@ impl<'de> Deserialize<'de> for NodeId {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<NodeId, D::Error> {
         let Bytes(bytes) = Bytes::deserialize(deserializer)?;
         bytes.try_into().map(NodeId).map_err(|_| de::Error::custom("a public key has 32 bytes"))
+    }
+}
+
+#[cfg(test)]
+impl Identity {
+    /// The key of this seed.
+    pub fn of_seed(seed: [u8; 32]) -> Identity {
+        Identity(SigningKey::from_bytes(&seed))
     }
 }
 

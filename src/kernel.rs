@@ -4,7 +4,7 @@
 //! key, and put to the modules in turn: the local cache, the native modules, the WASM engine. The first that accepts
 //! handles it. A failure is reported and forgotten; it is never stored as a result.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -16,7 +16,8 @@ use tokio::sync::Notify;
 
 use crate::acceptance::{self, asks};
 use crate::accepted::Accepted;
-use crate::describe::{Description, Descriptions};
+use crate::authority::Authority;
+use crate::describe::{Description, Descriptions, Runner};
 use crate::error::{Code, Error, Result};
 use crate::flights::Flights;
 use crate::identity::Identity;
@@ -24,9 +25,12 @@ use crate::module::{Acceptance, Call, Caller, Module, Reply};
 use crate::names::Names;
 use crate::parms::Parms;
 use crate::promise::Promise;
+use crate::receipt::Receipt;
 
 /// Deepest nesting of calls.
 pub const MAX_DEPTH: u32 = 12;
+/// Most nested calls looked into before a remembered result is told to another than the owner.
+const MAX_MET: usize = 65_536;
 /// Lines kept for `.grid/log`.
 const MAX_LOG_LINES: usize = 1000;
 
@@ -121,9 +125,9 @@ impl Kernel {
 
     async fn reply<'a>(self: &'a Arc<Self>, caller: Caller, parms: Parms, end: &mut End<'a>) -> Result<Reply> {
         let call = self.check(caller, parms).inspect_err(|error| self.report("call refused", error))?;
-        let (key, asking) = (call.key, caller.asking);
+        let (flight, asking) = (call.flight(), call.caller.asking);
         // What is known needs no flight.
-        if let Some(reply) = self.known(&call.parms, &call.limits)? {
+        if let Some(reply) = call.remembered()? {
             end.0 = &self.counters.hits;
             return Ok(reply);
         }
@@ -133,7 +137,7 @@ impl Kernel {
         let kernel = self.clone();
         let reply = self
             .flights
-            .join(key, asking, |urgent| async move {
+            .join(flight, asking, |urgent| async move {
                 // Nothing of the call is collected while it runs.
                 let lease = kernel.store.lease();
                 call.parms.inputs().for_each(|cid| lease.keep(&cid));
@@ -170,7 +174,9 @@ impl Kernel {
 
     /// Asks a module that says so of itself whether it accepts the call. Its answer is the result of a call of its own.
     async fn ask(self: &Arc<Self>, call: &Call) -> Result<()> {
-        let asking = self.call(call.caller, acceptance::question(&call.parms));
+        // The node asks for itself: what the caller may call, it may ask about.
+        let caller = Caller { authority: Authority::Owner, ..call.caller.clone() };
+        let asking = self.call(caller, acceptance::question(&call.parms));
         let answer = Box::pin(asking).await.map_err(|e| e.during("asking the module whether it accepts the call"))?;
         acceptance::check(&self.store, &answer)
     }
@@ -178,6 +184,43 @@ impl Kernel {
     /// The reply to a call if it is remembered and still holds; nothing is run.
     pub fn known(&self, parms: &Parms, limits: &Limits) -> Result<Option<Reply>> {
         crate::cache::recall(&self.store, &self.names, &parms.memo_key(limits))
+    }
+
+    /// The same for a caller of this right. Others than the owner are told only what they might compute themselves: every call
+    /// that went into the result must be one that they may make.
+    pub fn known_to(&self, authority: &Authority, parms: &Parms, limits: &Limits) -> Result<Option<Reply>> {
+        let reply = self.known(parms, limits)?;
+        match reply {
+            Some(reply) if *authority != Authority::Owner && !self.may_know(authority, &reply)? => Ok(None),
+            reply => Ok(reply),
+        }
+    }
+
+    fn may_know(&self, authority: &Authority, reply: &Reply) -> Result<bool> {
+        let (mut met, mut replies) = (HashSet::new(), vec![reply.clone()]);
+        while let Some(reply) = replies.pop() {
+            let Some(receipt) = reply.receipt else { continue };
+            let Some(receipt) = Receipt::read(&self.store, &receipt)? else { return Ok(false) };
+            for (parms, _) in receipt.deps {
+                if !met.insert(parms.clone()) {
+                    continue;
+                }
+                if met.len() > MAX_MET || self.check_rights(authority, &parms).is_err() {
+                    return Ok(false);
+                }
+                let module = self.modules.get(&parms.module)?;
+                if module.runner == Runner::Cas {
+                    continue;
+                }
+                // What is not remembered any more can't be looked into, so the whole is computed again.
+                let limits = authority.lower(self.limits(&parms.promise, &module)?);
+                match self.known(&parms, &limits)? {
+                    Some(reply) => replies.push(reply),
+                    None => return Ok(false),
+                }
+            }
+        }
+        Ok(true)
     }
 
     /// The limits of a call: the promise's, lowered by the manifest's.
@@ -225,14 +268,11 @@ impl Kernel {
         if caller.depth > MAX_DEPTH {
             return Err(Error::new(Code::Cycle, format!("calls are nested more than {MAX_DEPTH} deep")));
         }
-        let promise = self.promise(&parms.promise)?;
-        if !promise.covers(&parms.module) {
-            let why = format!("the promise {} does not cover the module {}", parms.promise, parms.module);
-            return Err(Error::new(Code::NotAccepted, why));
-        }
+        let promise = self.check_rights(&caller.authority, &parms)?;
         let module = self.modules.get(&parms.module)?;
         module.check(&parms.arguments)?;
         let limits = Limits::from(promise.limits).lowered_by(module.manifest.limits.as_ref());
+        let limits = caller.authority.lower(limits);
         let key = parms.memo_key(&limits);
         Ok(Call {
             parms,
@@ -245,6 +285,17 @@ impl Kernel {
             urgent: Arc::new(Notify::new()),
             kernel: self.clone(),
         })
+    }
+
+    /// Whether the promise is accepted, holds and covers the module, and the caller has authority for the call.
+    pub fn check_rights(&self, authority: &Authority, parms: &Parms) -> Result<Arc<Promise>> {
+        let promise = self.promise(&parms.promise)?;
+        if !promise.covers(&parms.module) {
+            let why = format!("the promise {} does not cover the module {}", parms.promise, parms.module);
+            return Err(Error::new(Code::NotAccepted, why));
+        }
+        authority.check(&promise, parms)?;
+        Ok(promise)
     }
 
     async fn consult(&self, call: &Call) -> Result<Reply> {

@@ -5,8 +5,10 @@
 
 pub mod acceptance;
 pub mod accepted;
+pub mod authority;
 pub mod builtins;
 pub mod cache;
+pub mod capability;
 pub mod cas;
 pub mod cli;
 pub mod client;

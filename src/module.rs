@@ -7,6 +7,7 @@ use gridfs_modules::Limits;
 use gridfs_store::{Cid, Hash, Target};
 use tokio::sync::Notify;
 
+use crate::authority::Authority;
 use crate::describe::Description;
 use crate::error::Result;
 use crate::kernel::Kernel;
@@ -22,9 +23,11 @@ pub enum Acceptance {
     Reject,
 }
 
-/// Who asks, and from how deep.
-#[derive(Clone, Copy, Debug, Default)]
+/// Who asks, by what right, and from how deep.
+#[derive(Clone, Debug, Default)]
 pub struct Caller {
+    /// By what right.
+    pub authority: Authority,
     /// The evaluation that asks, for a nested call.
     pub asking: Option<Hash>,
     /// How many calls this one is nested in.
@@ -51,6 +54,18 @@ pub struct Call {
     pub urgent: Arc<Notify>,
     /// The kernel, for nested calls.
     pub kernel: Arc<Kernel>,
+}
+
+impl Call {
+    /// The reply, if it is remembered, holds, and may be told to this caller.
+    pub fn remembered(&self) -> Result<Option<Reply>> {
+        self.kernel.known_to(&self.caller.authority, &self.parms, &self.limits)
+    }
+
+    /// Names the evaluation, among those under way.
+    pub fn flight(&self) -> Hash {
+        self.caller.authority.flight(self.key)
+    }
 }
 
 /// The result of a call.

@@ -147,6 +147,9 @@ pub struct Promise {
     /// The issuer's, over the document without this field.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) signature: Option<Bytes>,
+    /// Whether calls need authority: the owner's, or a token's. Absent: everybody who may ask may call.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub capability: bool,
     /// When it begins, in milliseconds since 1970; absent: it has begun.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub not_before: Option<u64>,
@@ -204,6 +207,7 @@ impl Promise {
             modules: None,
             not_after: None,
             signature: None,
+            capability: false,
             not_before: None,
         }
     }
@@ -329,7 +333,8 @@ mod tests {
         let modules = Some(vec![Cid::of(Codec::Raw, b"a"), Cid::of(Codec::Raw, b"b")]);
         let trust = Trust::Listed(Listed { keys: vec![NodeId([1; 32]), NodeId([2; 32])], agree: 2, audit_ppm: 50_000 });
         let ttl_ms = Some(5_000);
-        Promise { modules, trust, ttl_ms, not_before: Some(1_000), not_after: Some(2_000), ..Promise::public() }
+        let (not_before, not_after) = (Some(1_000), Some(2_000));
+        Promise { modules, trust, ttl_ms, capability: true, not_before, not_after, ..Promise::public() }
     }
 
     #[test]
@@ -347,8 +352,8 @@ mod tests {
 
     #[test]
     fn golden_promise() {
-        let signed = full().signed_by(&Identity::from_seed([7; 32]));
-        assert_eq!(signed.cid().to_string(), "bafyr4iblhygr22oiuwfgarolvcy4pkpqgeyw44zqqnqmqx4z2ejvxixsqu");
+        let signed = full().signed_by(&Identity::of_seed([7; 32]));
+        assert_eq!(signed.cid().to_string(), "bafyr4iawtasffv3hn3x32wjwxgroktf3myxtp3m2t6bk2jeioxuipmia5i");
     }
 
     #[test]

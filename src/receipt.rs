@@ -3,10 +3,9 @@
 //! A receipt is a claim, signed by the node that ran the module: these parms gave this result. It says all that the result
 //! came from, so that it can be explained, computed again, and compared.
 
-use std::fmt;
 use std::sync::Arc;
 
-use gridfs_modules::Limits;
+use gridfs_modules::{Class, Limits};
 use gridfs_store::cbor::{self, Bytes};
 use gridfs_store::{Cid, Hash, Store, Target};
 use serde::{Deserialize, Serialize};
@@ -23,26 +22,6 @@ pub const VERSION: u64 = 2;
 const PURPOSE: Purpose = Purpose("gridfs receipt 2");
 /// Largest receipt read back.
 const MAX_BYTES: u64 = 64 << 20;
-
-/// Whether the same call always gives the same result.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Class {
-    /// It does, on every node and for ever.
-    #[default]
-    Pure,
-    /// It may not: the module, or one below it, saw more than its arguments.
-    Volatile,
-}
-
-impl fmt::Display for Class {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Class::Pure => "pure",
-            Class::Volatile => "volatile",
-        })
-    }
-}
 
 /// How one result came to be, and who says so. Stored as a dag-cbor map; keys in deterministic order.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
@@ -246,7 +225,7 @@ mod tests {
     fn golden_receipt() {
         let bytes = cbor::to_vec(&receipt());
         assert_eq!(Hash::of(&bytes).to_string(), "16466b5018fcf67aaa75c1d0dd292253df0b3d9677b3ded815b8cfde18e664d6");
-        let signed = receipt().signed_by(&Identity::from_seed([7; 32]));
+        let signed = receipt().signed_by(&Identity::of_seed([7; 32]));
         assert_eq!(
             Hash::of(&signed.signature.0).to_string(),
             "4cd2c5c41d02d6c5245503881b29df8152afc9e4d75ba72b22fccce0db4cbc57"

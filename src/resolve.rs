@@ -6,11 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
 use gridfs_modules::manifest::ArgKind;
-use gridfs_modules::walk;
+use gridfs_modules::{Denial, walk};
 use gridfs_store::Target;
 use gridfs_store::{AnyCid, Cid, CidError, Codec, cbor};
 
 use crate::acceptance::asks;
+use crate::authority::Authority;
+use crate::capability::{PACKED_BYTES, Presented, Refusal, Token};
 use crate::describe::{Description, Runner};
 use crate::error::{Code, Error, Result};
 use crate::kernel::Kernel;
@@ -127,8 +129,9 @@ type Resolving<'a, T> = Pin<Box<dyn Future<Output = Result<Option<T>>> + Send + 
 
 impl Resolver {
     /// A resolver for the mount or the command line.
-    pub fn new(kernel: Arc<Kernel>, reach: Reach) -> Resolver {
-        Resolver { kernel, caller: Caller::default(), reach, inputs: Vec::new(), trace: Trace::default() }
+    pub fn new(kernel: Arc<Kernel>, authority: Authority, reach: Reach) -> Resolver {
+        let caller = Caller { authority, ..Caller::default() };
+        Resolver { kernel, caller, reach, inputs: Vec::new(), trace: Trace::default() }
     }
 
     /// A name or CID as text; what it stands for.
@@ -162,15 +165,21 @@ impl Resolver {
     /// The parms of a call spelled in texts. `None` when that takes a run and the resolver may not.
     pub fn parms<'a>(&'a self, promise: Cid, module: &'a Description, texts: &'a [String]) -> Resolving<'a, Parms> {
         Box::pin(async move {
-            let mut arguments = Vec::with_capacity(texts.len());
-            for (index, text) in texts.iter().enumerate() {
-                let kind = module.argument(index).map_or(ArgKind::Text, |argument| argument.kind);
-                let Some(value) = self.value(kind, text).await? else { return Ok(None) };
-                arguments.push(value);
-            }
+            let Some(arguments) = self.values(module, texts).await? else { return Ok(None) };
             module.check(&arguments)?;
             Ok(Some(Parms { promise, module: module.cid, arguments }))
         })
+    }
+
+    /// The first arguments of a call, spelled in texts.
+    pub async fn values(&self, module: &Description, texts: &[String]) -> Result<Option<Vec<Value>>> {
+        let mut values = Vec::with_capacity(texts.len());
+        for (index, text) in texts.iter().enumerate() {
+            let kind = module.argument(index).map_or(ArgKind::Text, |argument| argument.kind);
+            let Some(value) = self.value(kind, text).await? else { return Ok(None) };
+            values.push(value);
+        }
+        Ok(Some(values))
     }
 
     async fn value(&self, kind: ArgKind, text: &str) -> Result<Option<Value>> {
@@ -229,13 +238,21 @@ impl Resolver {
     /// Makes a call, or recalls it.
     async fn call(&self, parms: Parms) -> Result<Option<Reply>> {
         let module = self.kernel.modules.get(&parms.module)?;
+        if self.reach == Reach::Known {
+            // What is known is told to who may call.
+            self.kernel.check_rights(&self.caller.authority, &parms)?;
+        }
         let reply = match (self.reach, module.runner, parms.arguments.as_slice()) {
-            (Reach::Calls, ..) => Some(self.kernel.call(self.caller, parms.clone()).await?),
+            (Reach::Calls, ..) => Some(self.kernel.call(self.caller.clone(), parms.clone()).await?),
             // What is stored is known without a call, which would be made on another thread: too late for `now`.
             (Reach::Known, Runner::Cas, [Value::Object(cid)]) if !asks(&parms.promise) => {
                 Some(Reply::stored(object(&self.kernel, *cid)?))
             }
-            (Reach::Known, ..) => self.kernel.known(&parms, &self.kernel.limits(&parms.promise, &module)?)?,
+            (Reach::Known, ..) => {
+                let authority = &self.caller.authority;
+                let limits = authority.lower(self.kernel.limits(&parms.promise, &module)?);
+                self.kernel.known_to(authority, &parms, &limits)?
+            }
         };
         if let Some(reply) = &reply {
             let result = cid_of(&reply.result).expect("a result is a file or a directory");
@@ -366,6 +383,31 @@ impl GuestGrid {
         }
         Ok(target)
     }
+
+    /// Resolves without running anything. What it goes by is not noted: no result may depend on it for longer than its call.
+    fn looking(&self) -> Resolver {
+        let Resolver { kernel, caller, inputs, .. } = &self.resolver;
+        let (kernel, caller, inputs) = (kernel.clone(), caller.clone(), inputs.clone());
+        Resolver { kernel, caller, reach: Reach::Known, inputs, trace: Trace::default() }
+    }
+
+    fn verify(&self, token: &[u8], path: &str) -> std::result::Result<(), Denial> {
+        let token = match std::str::from_utf8(token) {
+            // No token is that short as text, and no other that short in bytes.
+            Ok(text) if token.len() != PACKED_BYTES => Token::from_text(text.trim_ascii()),
+            _ => Token::from_bytes(token),
+        };
+        let token = token.map_err(refused)?;
+        let resolver = self.looking();
+        let (parms, _) = now(resolver.path_parms(path)).map_err(denied)?.ok_or(Denial::Pending)?;
+        let kernel = &resolver.kernel;
+        let node = kernel.identity.id();
+        let roots = kernel.roots(node);
+        let presented = Presented { now_ms: crate::time::now_ms(), node, holder: node, roots: &roots };
+        let grant = token.verify(&presented).map_err(refused)?;
+        kernel.check_rights(&Authority::Grant(Arc::new(grant)), &parms).map_err(denied)?;
+        Ok(())
+    }
 }
 
 impl gridfs_modules::Grid for GuestGrid {
@@ -374,6 +416,41 @@ impl gridfs_modules::Grid for GuestGrid {
         path: &'a str,
     ) -> Pin<Box<dyn Future<Output = std::result::Result<Target, gridfs_modules::NestedError>> + Send + 'a>> {
         Box::pin(async move { Ok(self.read(path).await?) })
+    }
+
+    fn verify_capability(&self, token: &[u8], path: &str) -> std::result::Result<(), Denial> {
+        self.verify(token, path)
+    }
+
+    fn is_known(&self, path: &str) -> std::result::Result<bool, Denial> {
+        let resolver = self.looking();
+        match now(resolver.path(path)) {
+            Ok(found) => Ok(found.is_some()),
+            // `cas` has nothing to run: what is not stored is not known.
+            Err(error) if error.code == Code::Unavailable => Ok(false),
+            Err(error) => Err(denied(error)),
+        }
+    }
+}
+
+/// An error as a guest hears of it; what is not about its question ends the call.
+fn denied(error: Error) -> Denial {
+    match error.code {
+        Code::NotAccepted => Denial::NoAuthority,
+        Code::UnknownName | Code::Unavailable => Denial::Unknown,
+        Code::Usage | Code::NotModule => Denial::Malformed,
+        _ => Denial::Failed(error.into()),
+    }
+}
+
+fn refused(refusal: Refusal) -> Denial {
+    match refusal {
+        Refusal::Early(_) | Refusal::Expired(_) => Denial::OutOfTime,
+        Refusal::Signature(_) => Denial::Forged,
+        refusal => match Error::from(refusal).code {
+            Code::NotAccepted => Denial::NoAuthority,
+            _ => Denial::Malformed,
+        },
     }
 }
 

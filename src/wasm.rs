@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gridfs_modules::{Argument, Engine, Invocation, MAX_WASM_BYTES, Outcome, Program, RunError, run};
+use gridfs_modules::{Argument, Class, Engine, Invocation, MAX_WASM_BYTES, Outcome, Program, RunError, run};
 use gridfs_store::cbor::{self, Bytes};
 use gridfs_store::{Batch, Cid, Codec, Durability, Store, Target};
 use tokio::sync::Semaphore;
@@ -18,7 +18,7 @@ use crate::error::{Code, Error, Result};
 use crate::module::{Acceptance, Call, Caller, Handling, Module, Reply};
 use crate::parms::{ABI_PROFILE, Value};
 use crate::promise::PromiseLimits;
-use crate::receipt::{self, Class, Memo, Receipt, cid_of};
+use crate::receipt::{self, Memo, Receipt, cid_of};
 use crate::resolve::{GuestGrid, Noted};
 use crate::time::now_ms;
 
@@ -56,7 +56,7 @@ impl WasmModule {
 
     async fn evaluate(&self, call: &Call) -> Result<Reply> {
         if !call.again {
-            if let Some(error) = self.failures.recall(&call.key) {
+            if let Some(error) = self.failures.recall(&call.flight()) {
                 return Err(error);
             }
             if let Some(reply) = self.renewed(call).await? {
@@ -74,7 +74,7 @@ impl WasmModule {
         }
         match &computed {
             // A name may soon stand for something with which it works.
-            Err(error) if !grid.trace().went_by_names() => self.failures.note(&call.key, error),
+            Err(error) if !grid.trace().went_by_names() => self.failures.note(&call.flight(), error),
             _ => {}
         }
         self.record(call, computed?)
@@ -199,7 +199,8 @@ pub fn load(engine: &Engine, store: &Arc<Store>, module: &Cid) -> Result<Arc<Pro
 }
 
 fn guest_grid(call: &Call) -> Arc<GuestGrid> {
-    let caller = Caller { asking: Some(call.key), depth: call.caller.depth + 1 };
+    let Caller { authority, depth, .. } = call.caller.clone();
+    let caller = Caller { authority, asking: Some(call.flight()), depth: depth + 1 };
     Arc::new(GuestGrid::new(call.kernel.clone(), caller, call.parms.arguments.clone()))
 }
 

@@ -214,7 +214,7 @@ impl<T: Tree> Filesystem for Protocol<T> {
                 Ok(parent) => parent,
                 Err(error) => return reply.error(error),
             };
-            let answer = self.0.tree.lookup(&parent, name);
+            let answer = self.0.tree.lookup(&parent, name, req.uid());
             self.0.answer_in_turn(req.pid(), answer, move |mounted, found| {
                 // Asked after the answer: by then it may be known that the directory never changes.
                 mounted.reply_found(found, mounted.tree.missing_ttl(&parent), reply);
@@ -233,7 +233,7 @@ impl<T: Tree> Filesystem for Protocol<T> {
                 Ok(node) => node,
                 Err(error) => return reply.error(error),
             };
-            let answer = self.0.tree.stat(&node);
+            let answer = self.0.tree.stat(&node, req.uid());
             self.0.answer_in_turn(req.pid(), answer, move |mounted, attr| match attr {
                 Ok(attr) => reply.attr(&attr.ttl, &mounted.owner.file_attr(ino.0, &attr)),
                 Err(error) => reply.error(wire(error)),
@@ -259,7 +259,7 @@ impl<T: Tree> Filesystem for Protocol<T> {
                 Ok(node) => node,
                 Err(error) => return reply.error(error),
             };
-            let how = Opening { pid: req.pid(), nonblocking: asked.contains(OFlags::NONBLOCK) };
+            let how = Opening { pid: req.pid(), uid: req.uid(), nonblocking: asked.contains(OFlags::NONBLOCK) };
             let answer = self.0.tree.open(&node, how);
             self.0.answer_in_turn(req.pid(), answer, |mounted, opened| {
                 mounted.reply_opened(opened, reply);
@@ -316,7 +316,7 @@ impl<T: Tree> Filesystem for Protocol<T> {
                 Ok(dir) => dir,
                 Err(error) => return reply.error(error),
             };
-            let answer = self.0.tree.list(&dir);
+            let answer = self.0.tree.list(&dir, req.uid());
             self.0.answer_in_turn(req.pid(), answer, |mounted, entries| {
                 match entries.and_then(|entries| mounted.listings.open(Arc::new(Listing::new(entries)))) {
                     Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),

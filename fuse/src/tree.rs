@@ -75,6 +75,8 @@ pub struct Entry<N> {
 pub struct Opening {
     /// Thread id of the caller, 0 when the kernel did not say.
     pub pid: u32,
+    /// User id of the caller.
+    pub uid: u32,
     /// `O_NONBLOCK` was given.
     pub nonblocking: bool,
 }
@@ -116,8 +118,9 @@ pub trait Tree: Send + Sync + 'static {
     /// Preferred inode number: a hash of what makes the node itself, the same after a restart. Two nodes may collide.
     fn inode_hint(&self, node: &Self::Node) -> u64;
 
-    /// The node called `name` in the directory `parent`; `ENOENT` when there is none.
-    fn lookup(self: &Arc<Self>, parent: &Self::Node, name: &OsStr) -> Answer<Entry<Self::Node>>;
+    /// The node called `name` in the directory `parent`; `ENOENT` when there is none. The user `uid` asks; others are
+    /// answered from the kernel's cache as long as the entry lasts.
+    fn lookup(self: &Arc<Self>, parent: &Self::Node, name: &OsStr, uid: u32) -> Answer<Entry<Self::Node>>;
 
     /// How long the kernel may keep that `dir` lacks a name, asked after a lookup that said `ENOENT`.
     fn missing_ttl(&self, _dir: &Self::Node) -> Duration {
@@ -127,16 +130,16 @@ pub trait Tree: Send + Sync + 'static {
     /// The node's attributes as they are known now.
     fn attr(&self, node: &Self::Node) -> Result<Attr, Errno>;
 
-    /// The same for a program that asks for them (stat(2)): it may be worth working them out.
-    fn stat(self: &Arc<Self>, node: &Self::Node) -> Answer<Attr> {
+    /// The same for a program of the user `uid` that asks for them (stat(2)): it may be worth working them out.
+    fn stat(self: &Arc<Self>, node: &Self::Node, _uid: u32) -> Answer<Attr> {
         Answer::Now(self.attr(node))
     }
 
     /// Target of a symbolic link.
     fn readlink(&self, node: &Self::Node) -> Result<Vec<u8>, Errno>;
 
-    /// Opens a directory: its entries (without "." and ".."), a snapshot in the order to be shown.
-    fn list(self: &Arc<Self>, dir: &Self::Node) -> Answer<Vec<(OsString, Entry<Self::Node>)>>;
+    /// Opens a directory for the user `uid`: its entries (without "." and ".."), a snapshot in the order to be shown.
+    fn list(self: &Arc<Self>, dir: &Self::Node, uid: u32) -> Answer<Vec<(OsString, Entry<Self::Node>)>>;
 
     /// Opens a file for reading.
     fn open(self: &Arc<Self>, node: &Self::Node, how: Opening) -> Answer<Opened<Self::File>>;

@@ -39,6 +39,38 @@ pub type NestedError = Box<dyn std::error::Error + Send + Sync>;
 pub trait Grid: Send + Sync {
     /// Calls `path` (without the leading `/grid/`) and answers with the file or directory there.
     fn call<'a>(&'a self, path: &'a str) -> Pin<Box<dyn Future<Output = Result<Reached, NestedError>> + Send + 'a>>;
+
+    /// Whether a capability token, as text or in bytes, allows who presents it here and now the call at `path`. Nothing is run.
+    fn verify_capability(&self, token: &[u8], path: &str) -> Result<(), Denial>;
+
+    /// Whether the call at `path` is answered from memory, without running anything. Nothing is run.
+    fn is_known(&self, path: &str) -> Result<bool, Denial>;
+}
+
+/// Why the grid answers a question with no.
+#[derive(Debug, thiserror::Error)]
+pub enum Denial {
+    /// No authority for the call, or its promise is not accepted.
+    #[error("no authority")]
+    NoAuthority,
+    /// The path or the token is malformed.
+    #[error("malformed")]
+    Malformed,
+    /// The path names what is not known here.
+    #[error("unknown")]
+    Unknown,
+    /// The path can't be told without running a call in it.
+    #[error("pending")]
+    Pending,
+    /// The token is not yet valid, or no longer.
+    #[error("out of time")]
+    OutOfTime,
+    /// The token is not signed by whom it says.
+    #[error("forged")]
+    Forged,
+    /// The grid could not answer; the call fails with it.
+    #[error(transparent)]
+    Failed(NestedError),
 }
 
 /// What a descriptor stands for.

@@ -4,6 +4,7 @@
 //! same arguments, same bytes. What it asks of the grid goes up through the [`Grid`] trait. Whether a result is worth
 //! remembering, under which key and for whom, is decided above this crate.
 
+mod class;
 mod engine;
 mod guest;
 mod limits;
@@ -16,8 +17,9 @@ mod run;
 mod walk;
 mod wasi;
 
+pub use class::{Class, class};
 pub use engine::{Engine, EngineError, LoadError, LoadFailure, MAX_WASM_BYTES, Program, inspect};
-pub use guest::{Argument, Grid, NestedError, Reached};
+pub use guest::{Argument, Denial, Grid, NestedError, Reached};
 pub use limits::Limits;
 pub use manifest::Manifest;
 pub use run::{ACCEPT, Invocation, MAX_STDERR_BYTES, Outcome, RunError, run};

@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 use gridfs_modules::manifest::{Manifest, embed};
 
 use super::Globals;
+use super::cap::read_token;
 use super::object::unexpected;
 use super::output::{print, write_rows};
 use crate::error::{Code, Error, Result};
@@ -33,6 +34,9 @@ pub(crate) struct Grid {
     /// The promise to call under
     #[arg(long, short, default_value = "local")]
     promise: String,
+    /// Call by the right of this token, or of the token in this file, and by no other; also GRID_CAP
+    #[arg(long, value_name = "TOKEN")]
+    cap: Option<String>,
     /// Show what the module promises instead of calling it
     #[arg(long, conflicts_with = "path")]
     show: bool,
@@ -56,7 +60,8 @@ impl Grid {
             return show(&globals, self.module);
         }
         let arguments = self.arguments.into_iter().map(word).collect::<Result<_>>()?;
-        let spelled = Spelled { promise: self.promise, module: self.module, arguments };
+        let capability = self.cap.or_else(token_of_environment).map(read_token).transpose()?;
+        let spelled = Spelled { capability, promise: self.promise, module: self.module, arguments };
         if self.path {
             let Answer::Path(path) = globals.request(Request::Path(spelled))? else { return Err(unexpected()) };
             return print(globals.json, &path, |out| writeln!(out, "{path}"));
@@ -67,6 +72,10 @@ impl Grid {
             _ => Err(unexpected()),
         }
     }
+}
+
+fn token_of_environment() -> Option<String> {
+    std::env::var("GRID_CAP").ok().filter(|token| !token.is_empty())
 }
 
 /// An argument, and the local file of that name if there is one.

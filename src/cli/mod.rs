@@ -6,6 +6,7 @@
 
 mod affected;
 mod call;
+mod cap;
 mod demo;
 mod fsck;
 mod fstab;
@@ -85,6 +86,9 @@ enum Verb {
     Affected(affected::Affected),
     /// Forget the results that an input or a module went into, so that they are computed again
     Revoke(affected::Revoke),
+    /// Grant others the right to call, hand it on, and verify it
+    #[command(subcommand)]
+    Cap(cap::Cap),
     /// Check the store for damage, and repair it
     Fsck(fsck::Fsck),
     /// Counts and sizes
@@ -135,6 +139,7 @@ fn run(cli: Gridfs) -> Result<()> {
         Verb::Verify(verb) => verb.run(&globals),
         Verb::Affected(verb) => verb.run(&globals),
         Verb::Revoke(verb) => verb.run(&globals),
+        Verb::Cap(verb) => verb.run(&globals),
         Verb::Fsck(verb) => verb.run(&globals),
         Verb::Stats => object::stats(&globals),
         Verb::Gc(verb) => verb.run(&globals),

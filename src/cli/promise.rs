@@ -81,6 +81,9 @@ pub(crate) struct New {
     /// Offer results to others
     #[arg(long)]
     share: bool,
+    /// Demand authority: calls are the owner's, and of who holds a token of `gridfs cap grant`
+    #[arg(long)]
+    capability: bool,
     /// When it begins: a time like 2026-12-31T00:00:00Z, or from now on, like 2h
     #[arg(long, value_name = "TIME", value_parser = time)]
     from: Option<u64>,
@@ -139,6 +142,7 @@ impl New {
             asks: self.asks,
             text: self.text,
             share: self.share,
+            capability: self.capability,
             limits,
             source,
             trust,
@@ -152,7 +156,7 @@ impl New {
 }
 
 /// A time, or a span from now on, in milliseconds since 1970.
-fn time(text: &str) -> std::result::Result<u64, String> {
+pub(super) fn time(text: &str) -> std::result::Result<u64, String> {
     let span =
         || text.parse::<Span>().ok().and_then(|span| Timestamp::now().to_zoned(TimeZone::UTC).checked_add(span).ok());
     let time = text.parse::<Timestamp>().ok().or_else(|| span().map(|time| time.timestamp()));
@@ -221,6 +225,7 @@ fn write_promise(out: &mut dyn io::Write, row: &PromiseRow) -> io::Result<()> {
     writeln!(out, "trusts     {}", row.trust)?;
     writeln!(out, "volatile   for {} ms", row.ttl_ms.map_or("60000 (the default)".into(), |ms| ms.to_string()))?;
     writeln!(out, "shared     {}", if row.share { "yes" } else { "no" })?;
+    writeln!(out, "demands    {}", if row.capability { "a capability" } else { "no capability" })?;
     let PromiseLimits { fuel, wall_ms, memory_bytes, output_bytes } = row.limits;
     let (memory, output) = (ByteSize(memory_bytes), ByteSize(output_bytes));
     writeln!(out, "limits     {fuel} fuel, {wall_ms} ms, {memory} of memory, {output} of output")

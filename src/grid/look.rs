@@ -14,6 +14,7 @@ use gridfs_store::{Target, Tree};
 use super::node::{CallNode, What};
 use super::status::Report;
 use super::{Grid, Node};
+use crate::authority::Authority;
 use crate::describe::{Description, Runner};
 use crate::error::{Code, Error, Result};
 use crate::parms::Parms;
@@ -30,11 +31,11 @@ type Listing = Vec<(OsString, Entry<Node>)>;
 
 impl Grid {
     /// The node called `name` in a directory that is not a stored tree.
-    pub(super) fn look(&self, parent: &Node, name: &str) -> Result<Node> {
+    pub(super) fn look(&self, parent: &Node, name: &str, authority: &Authority) -> Result<Node> {
         match parent.what() {
             What::Root if name == STATUS => Ok(parent.child(name.as_bytes(), What::Status)),
             What::Root => self.look_name(parent, name, Resolver::promise, |cid| {
-                self.kernel.promise(&cid)?;
+                authority.check_promise(&*self.kernel.promise(&cid)?, &cid)?;
                 Ok(What::Promise { cid, epoch: self.kernel.epoch() })
             }),
             What::Status => match Report::named(name) {
@@ -44,15 +45,17 @@ impl Grid {
             What::Promise { cid: promise, .. } => self.look_name(parent, name, Resolver::cid, |cid| {
                 Ok(What::Arguments { promise: *promise, module: self.kernel.modules.get(&cid)?, texts: Vec::new() })
             }),
-            What::Arguments { promise, module, texts } => match self.look_argument(*promise, module, texts, name) {
-                Ok(what) => Ok(parent.child(name.as_bytes(), what)),
-                // What is malformed, or named by a digest not known here, is shown as a file that can't be opened and
-                // says why.
-                Err(error) if matches!(error.code, Code::Usage | Code::Unavailable) => {
-                    Ok(parent.child(name.as_bytes(), What::Refused(error)))
+            What::Arguments { promise, module, texts } => {
+                match self.look_argument(*promise, module, texts, name, authority) {
+                    Ok(what) => Ok(parent.child(name.as_bytes(), what)),
+                    // What is malformed, or named by a digest not known here, is shown as a file that can't be opened and
+                    // says why.
+                    Err(error) if matches!(error.code, Code::Usage | Code::Unavailable) => {
+                        Ok(parent.child(name.as_bytes(), What::Refused(error)))
+                    }
+                    Err(error) => Err(error),
                 }
-                Err(error) => Err(error),
-            },
+            }
             _ => Err(Error::new(Code::UnknownName, format!("there is no {name:?} here"))),
         }
     }
@@ -69,32 +72,42 @@ impl Grid {
             return Ok(parent.child(name.as_bytes(), by_cid(cid)?));
         }
         let text = path::decode(name).map_err(|e| Error::caused(Code::Usage, e.to_string(), e))?;
-        let cid = resolve(&self.resolver(), &text)?;
+        // Names are no secret.
+        let cid = resolve(&self.resolver(&Authority::Owner), &text)?;
         Ok(parent.child(name.as_bytes(), What::Link(cid.to_string())))
     }
 
-    fn look_argument(&self, promise: Cid, module: &Arc<Description>, texts: &[String], name: &str) -> Result<What> {
+    fn look_argument(
+        &self,
+        promise: Cid,
+        module: &Arc<Description>,
+        texts: &[String],
+        name: &str,
+        authority: &Authority,
+    ) -> Result<What> {
+        let resolver = self.resolver(authority);
         if let Some(list) = name.strip_prefix('@').filter(|_| texts.is_empty()) {
             let cid = list_cid(&self.kernel, list)?;
             if cid.to_string() != list {
                 return Ok(What::Link(format!("@{cid}")));
             }
             let texts = stored_arguments(&self.kernel, &cid)?;
-            return self.look_call(promise, module, texts, 0, name);
+            return self.look_call(&resolver, promise, module, texts, 0, name);
         }
         let usage = |e: path::PathError| Error::caused(Code::Usage, e.to_string(), e);
         if texts.len() + 1 < module.levels() {
             let text = path::decode(name).map_err(usage)?;
-            return self.look_part(promise, module, texts, text, name);
+            return self.look_part(&resolver, promise, module, texts, text, name);
         }
         let mut all = texts.to_vec();
         all.extend(path::decode_component(name).map_err(usage)?);
-        self.look_call(promise, module, all, texts.len(), name)
+        self.look_call(&resolver, promise, module, all, texts.len(), name)
     }
 
     /// An argument that is a directory level of its own.
     fn look_part(
         &self,
+        resolver: &Resolver,
         promise: Cid,
         module: &Arc<Description>,
         texts: &[String],
@@ -106,10 +119,10 @@ impl Grid {
         let canonical = if !is_object {
             Some(text.clone())
         } else if text.starts_with('/') {
-            let target = now(self.resolver().path(&text))?;
+            let target = now(resolver.path(&text))?;
             target.as_ref().and_then(cid_of).map(|cid| cid.to_string())
         } else {
-            Some(self.resolver().cid(&text)?.to_string())
+            Some(resolver.cid(&text)?.to_string())
         };
         match canonical {
             Some(canonical) if path::encode(&canonical) != name => Ok(What::Link(path::encode(&canonical))),
@@ -124,13 +137,14 @@ impl Grid {
     /// `above` components stand between the module and `name`.
     fn look_call(
         &self,
+        resolver: &Resolver,
         promise: Cid,
         module: &Arc<Description>,
         texts: Vec<String>,
         above: usize,
         name: &str,
     ) -> Result<What> {
-        let Some(parms) = now(self.resolver().parms(promise, module, &texts))? else {
+        let Some(parms) = now(resolver.parms(promise, module, &texts))? else {
             return Ok(What::Unresolved { promise, module: module.clone(), texts });
         };
         let required = module.required();
@@ -149,8 +163,8 @@ impl Grid {
         CallNode { parms, module: module.clone(), is_tree, reply: OnceLock::new() }
     }
 
-    fn resolver(&self) -> Resolver {
-        Resolver::new(self.kernel.clone(), Reach::Known)
+    fn resolver(&self, authority: &Authority) -> Resolver {
+        Resolver::new(self.kernel.clone(), authority.clone(), Reach::Known)
     }
 
     /// The stored directory at a node, if it needs no run; `None` when it does or the node is no such directory.
@@ -167,8 +181,8 @@ impl Grid {
     }
 
     /// The directory that a call results in, computed if need be.
-    pub(super) async fn computed_tree(&self, node: &Node) -> Result<(Arc<Tree>, SystemTime)> {
-        let (reply, time) = self.compute(node).await?;
+    pub(super) async fn computed_tree(&self, node: &Node, authority: Authority) -> Result<(Arc<Tree>, SystemTime)> {
+        let (reply, time) = self.compute(node, authority).await?;
         self.result_tree(&reply.result, time)
     }
 
@@ -227,7 +241,7 @@ impl Grid {
         for name in names {
             // A name that went away since is not listed. Neither is a call whose result no longer holds: a walk that
             // follows no links meets nothing that is pending.
-            let Ok(node) = self.look(dir, &name) else { continue };
+            let Ok(node) = self.look(dir, &name, &Authority::Owner) else { continue };
             if matches!(node.what(), What::Call(call) if !matches!(self.known(call), Ok(Some(_)))) {
                 continue;
             }

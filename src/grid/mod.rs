@@ -20,6 +20,7 @@ use gridfs_store::Target;
 use gridfs_store::{Cid, Object};
 
 use crate::acceptance::asks;
+use crate::authority::Authority;
 use crate::describe::{Description, Runner};
 use crate::error::{Code, Error, Result};
 use crate::kernel::Kernel;
@@ -92,9 +93,9 @@ impl Grid {
         Ok(Some(self.keep(call, reply)?))
     }
 
-    /// The reply to a call with a nested one, if both have become known since it was looked up.
+    /// The reply to a call with a nested one, if both have become known since it was looked up by who might.
     fn known_now(&self, promise: Cid, module: &Description, texts: &[String]) -> Result<Option<Reply>> {
-        let resolver = Resolver::new(self.kernel.clone(), Reach::Known);
+        let resolver = Resolver::new(self.kernel.clone(), Authority::Owner, Reach::Known);
         let Some(parms) = crate::resolve::now(resolver.parms(promise, module, texts))? else { return Ok(None) };
         self.kernel.known(&parms, &self.kernel.limits(&promise, module)?)
     }
@@ -114,19 +115,28 @@ impl Grid {
         Ok(call.reply.get_or_init(|| (reply, time)).clone())
     }
 
-    /// The result of a call, computed if need be.
-    async fn compute(&self, node: &Node) -> Result<(Reply, SystemTime)> {
+    /// The right of a user of this machine. The daemon runs as the node's owner.
+    fn authority(&self, uid: u32) -> Authority {
+        match rustix::process::geteuid().as_raw() == uid || uid == 0 {
+            true => Authority::Owner,
+            false => Authority::Nobody,
+        }
+    }
+
+    /// The result of a call, computed if need be, by the right of who asks.
+    async fn compute(&self, node: &Node, authority: Authority) -> Result<(Reply, SystemTime)> {
+        let caller = Caller { authority: authority.clone(), ..Caller::default() };
         let result = match node.what() {
-            What::Call(call) => match self.kernel.call(Caller::default(), call.parms.clone()).await {
+            What::Call(call) => match self.kernel.call(caller, call.parms.clone()).await {
                 Ok(reply) => self.keep(call, reply),
                 Err(error) => Err(error),
             },
             What::Unresolved { promise, module, texts } => {
-                let resolver = Resolver::new(self.kernel.clone(), Reach::Calls);
+                let resolver = Resolver::new(self.kernel.clone(), authority, Reach::Calls);
                 match resolver.parms(*promise, module, texts).await {
                     Ok(parms) => {
                         let parms = parms.expect("a resolver that may call resolves everything");
-                        let reply = self.kernel.call(Caller::default(), parms).await;
+                        let reply = self.kernel.call(caller, parms).await;
                         reply.map(|reply| (Reply { immutable: false, ..reply }, node.time()))
                     }
                     Err(error) => {
@@ -222,6 +232,10 @@ impl Grid {
         let attr = self.attributes(&node)?;
         let ttl = match node.what() {
             What::Link(_) | What::Unresolved { .. } | What::Refused(_) => Duration::ZERO,
+            // Each who passes is looked at.
+            What::Promise { cid, .. } if self.kernel.promise(cid).is_ok_and(|promise| promise.capability) => {
+                Duration::ZERO
+            }
             _ => FOREVER,
         };
         Ok(Entry { node, attr, ttl })
@@ -286,7 +300,8 @@ impl Tree for Grid {
         u64::from_le_bytes(node.place()[..8].try_into().expect("8 of 16 bytes"))
     }
 
-    fn lookup(self: &Arc<Self>, parent: &Node, name: &OsStr) -> Answer<Entry<Node>> {
+    fn lookup(self: &Arc<Self>, parent: &Node, name: &OsStr, uid: u32) -> Answer<Entry<Node>> {
+        let authority = self.authority(uid);
         if let Some(tree) = self.tree_at_hand(parent) {
             let found = tree.and_then(|(tree, time)| self.child(parent, &tree, time, name.as_bytes()));
             return Answer::Now(found.map_err(|e| self.errno(&name.to_string_lossy(), &e)));
@@ -294,13 +309,13 @@ impl Tree for Grid {
         if parent.is_directory() && matches!(parent.what(), What::Call(_) | What::Unresolved { .. }) {
             let (grid, parent, name) = (self.clone(), parent.clone(), name.to_owned());
             return Answer::Later(Box::pin(async move {
-                let found = grid.computed_tree(&parent).await;
+                let found = grid.computed_tree(&parent, authority).await;
                 let found = found.and_then(|(tree, time)| grid.child(&parent, &tree, time, name.as_bytes()));
                 found.map_err(|e| e.code.errno())
             }));
         }
         let found = match name.to_str() {
-            Some(name) => self.look(parent, name).and_then(|node| self.entry(node)),
+            Some(name) => self.look(parent, name, &authority).and_then(|node| self.entry(node)),
             None => Err(Error::new(Code::UnknownName, "names on the grid are UTF-8")),
         };
         Answer::Now(found.map_err(|e| self.errno(&name.to_string_lossy(), &e)))
@@ -310,7 +325,7 @@ impl Tree for Grid {
         self.attributes(node).map_err(|e| self.errno("getattr", &e))
     }
 
-    fn stat(self: &Arc<Self>, node: &Node) -> Answer<Attr> {
+    fn stat(self: &Arc<Self>, node: &Node, uid: u32) -> Answer<Attr> {
         let call = matches!(node.what(), What::Call(_) | What::Unresolved { .. });
         let known = self.attr(node);
         // What is known for good says so; the rest may be pending, and computing what is known is quick.
@@ -320,7 +335,7 @@ impl Tree for Grid {
         }
         let (grid, node) = (self.clone(), node.clone());
         Answer::Later(Box::pin(async move {
-            let computed = grid.compute(&node).await;
+            let computed = grid.compute(&node, grid.authority(uid)).await;
             computed.map(|(reply, time)| result_attr(&reply, time)).map_err(|e| e.code.errno())
         }))
     }
@@ -337,7 +352,7 @@ impl Tree for Grid {
         }
     }
 
-    fn list(self: &Arc<Self>, dir: &Node) -> Answer<Vec<(OsString, Entry<Node>)>> {
+    fn list(self: &Arc<Self>, dir: &Node, uid: u32) -> Answer<Vec<(OsString, Entry<Node>)>> {
         if let Some(tree) = self.tree_at_hand(dir) {
             let listing = tree.and_then(|(tree, time)| self.children(dir, &tree, time));
             return Answer::Now(listing.map_err(|e| self.errno("readdir", &e)));
@@ -345,7 +360,7 @@ impl Tree for Grid {
         if matches!(dir.what(), What::Call(_) | What::Unresolved { .. }) {
             let (grid, dir) = (self.clone(), dir.clone());
             return Answer::Later(Box::pin(async move {
-                let tree = grid.computed_tree(&dir).await;
+                let tree = grid.computed_tree(&dir, grid.authority(uid)).await;
                 tree.and_then(|(tree, time)| grid.children(&dir, &tree, time)).map_err(|e| e.code.errno())
             }));
         }
@@ -360,7 +375,11 @@ impl Tree for Grid {
                 return Answer::Now(Ok(Opened { file, keep_cache: false, uncached: true }));
             }
             What::Stored(target) => Ok(Some((target.clone(), true))),
-            What::Call(call) => self.known(call).map(|known| known.map(|(reply, _)| (reply.result, reply.immutable))),
+            What::Call(call) => {
+                let allowed = self.kernel.check_rights(&self.authority(how.uid), &call.parms);
+                let known = allowed.and_then(|_| self.known(call));
+                known.map(|known| known.map(|(reply, _)| (reply.result, reply.immutable)))
+            }
             What::Unresolved { .. } | What::Refused(_) => Ok(None),
             _ => return Answer::Now(Err(Errno::EISDIR)),
         };
@@ -378,7 +397,7 @@ impl Tree for Grid {
             Ok(None) => {
                 let (grid, node) = (self.clone(), node.clone());
                 Answer::Later(Box::pin(async move {
-                    let opened = grid.compute(&node).await.and_then(|(reply, _)| {
+                    let opened = grid.compute(&node, grid.authority(how.uid)).await.and_then(|(reply, _)| {
                         let file = grid.open_target(&node, &reply.result)?;
                         Ok(Opened { file, keep_cache: reply.immutable, uncached: false })
                     });

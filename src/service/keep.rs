@@ -6,6 +6,7 @@ use gridfs_store::{Cid, Lease, Phase, Target};
 use tokio::sync::mpsc;
 
 use super::{Answer, CollectedRow, Event, Input, PinRow, Reading, Service, Source, StatsRow, Stored, blocking, store};
+use crate::authority::Authority;
 use crate::error::{Code, Error, Result};
 use crate::marks::{Mark, PINS};
 use crate::receipt::cid_of;
@@ -82,7 +83,7 @@ impl Service {
     }
 
     pub(super) fn unpin(&self, what: &str) -> Result<Answer> {
-        let cid = self.resolver().cid(what)?;
+        let cid = self.resolver(Authority::Owner).cid(what)?;
         match PINS.remove(&self.node.kernel.store, &cid)? {
             true => Ok(Answer::Done),
             false => {

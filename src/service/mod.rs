@@ -1,5 +1,6 @@
 //! Requests carried out: the one way into a node for the command line, with or without a daemon.
 
+mod caps;
 pub mod check;
 mod keep;
 mod origin;
@@ -24,14 +25,15 @@ use gridfs_store::{
 use tokio::sync::mpsc;
 
 pub use request::{
-    Answer, CallRow, ChangeRow, CheckRow, CollectedRow, Event, FindingRow, ModuleRow, OriginRow, PinRow, Progress,
-    PromiseRow, RepairRow, Request, Row, Source, Spelled, StatsRow, Verdict, VerifiedRow, Word,
+    Answer, CallRow, ChangeRow, CheckRow, CollectedRow, Event, FindingRow, LinkRow, ModuleRow, OriginRow, PinRow,
+    Progress, PromiseRow, RepairRow, Request, Row, Source, Spelled, StatsRow, Terms, TokenRow, Verdict, VerifiedRow,
+    VerifyCapability, Word,
 };
 
+use crate::authority::Authority;
 use crate::describe::Description;
 use crate::error::{Code, Error, Result};
 use crate::marks::PINS;
-use crate::module::Caller;
 use crate::names::{Change, check_name};
 use crate::node::Node;
 use crate::parms::Parms;
@@ -107,12 +109,17 @@ impl Service {
             Request::Why { what } => self.why(&what, events).await,
             Request::Verify { what, rerun, agree } => self.verify(&what, verify::Demand { rerun, agree }, events).await,
             Request::Affected { what, revoke } => self.affected(&what, revoke, events).await,
+            Request::Key => Ok(Answer::Text(self.identity().id().to_string())),
+            Request::Grant(terms) => self.grant(*terms).await,
+            Request::Attenuate { token, terms } => self.attenuate(&token, *terms).await,
+            Request::ShowCapability { token } => self.show_capability(&token),
+            Request::VerifyCapability(request) => self.verify_capability(request).await,
             Request::Check { read_data, repair } => self.check(read_data, repair, events).await,
         }
     }
 
-    fn resolver(&self) -> Resolver {
-        Resolver::new(self.node.kernel.clone(), Reach::Calls)
+    fn resolver(&self, authority: Authority) -> Resolver {
+        Resolver::new(self.node.kernel.clone(), authority, Reach::Calls)
     }
 
     async fn put(
@@ -160,7 +167,7 @@ impl Service {
 
     /// What a CID, a name or a grid path stands for.
     async fn target(&self, what: &str) -> Result<Target> {
-        let resolver = self.resolver();
+        let resolver = self.resolver(Authority::Owner);
         let what = self.inside_mount(&Source::Path(what.into())).unwrap_or_else(|| what.to_owned());
         if what.starts_with('/') {
             return Ok(resolver.path(&what).await?.expect("a resolver that may call resolves everything"));
@@ -196,8 +203,9 @@ impl Service {
     }
 
     async fn call(&self, spelled: &Spelled, input: Input, events: &mpsc::Sender<Event>) -> Result<Answer> {
-        let (parms, _, _kept) = self.parms(spelled, input, events).await?;
-        let reply = self.node.kernel.call(Caller::default(), parms).await?;
+        let caller = self.caller(spelled.capability.as_deref())?;
+        let (parms, _, _kept) = self.parms(&caller.authority, spelled, input, events).await?;
+        let reply = self.node.kernel.call(caller, parms).await?;
         match &reply.result {
             Target::Directory { cid } => Ok(Answer::Rows(rows(&*self.node.kernel.store.tree(cid)?))),
             file => {
@@ -208,7 +216,8 @@ impl Service {
     }
 
     async fn path(&self, spelled: &Spelled, input: Input, events: &mpsc::Sender<Event>) -> Result<Answer> {
-        let (parms, module, _kept) = self.parms(spelled, input, events).await?;
+        let authority = self.caller(spelled.capability.as_deref())?.authority;
+        let (parms, module, _kept) = self.parms(&authority, spelled, input, events).await?;
         let required = module.required();
         let path = if parms.fits(required) {
             parms.path(required)
@@ -230,12 +239,13 @@ impl Service {
     /// Resolves a call as it was typed; local files are stored first.
     async fn parms(
         &self,
+        authority: &Authority,
         spelled: &Spelled,
         input: Input,
         events: &mpsc::Sender<Event>,
     ) -> Result<(Parms, Arc<Description>, Vec<Lease>)> {
         let kernel = &self.node.kernel;
-        let resolver = self.resolver();
+        let resolver = self.resolver(authority.clone());
         let promise = resolver.promise(&spelled.promise)?;
         kernel.promise(&promise)?;
         let module = kernel.modules.get(&resolver.cid(&spelled.module)?)?;
@@ -273,7 +283,7 @@ impl Service {
     }
 
     fn show(&self, name: &str) -> Result<ModuleRow> {
-        let cid = self.resolver().cid(name)?;
+        let cid = self.resolver(Authority::Owner).cid(name)?;
         let module = self.node.kernel.modules.get(&cid)?;
         Ok(module_row(name, &module, self.runs_under(&module.cid)))
     }

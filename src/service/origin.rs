@@ -8,6 +8,7 @@ use gridfs_store::{Cid, Codec, Hash, Target};
 use tokio::sync::mpsc;
 
 use super::{Answer, CallRow, Event, OriginRow, PROGRESS_EVERY, Progress, Service, blocking};
+use crate::authority::Authority;
 use crate::error::{Code, Error, Result};
 use crate::kernel::Kernel;
 use crate::lineage::Remembered;
@@ -49,7 +50,7 @@ impl Service {
     }
 
     pub(super) async fn affected(&self, what: &str, revoke: bool, events: &mpsc::Sender<Event>) -> Result<Answer> {
-        let cid = self.resolver().cid(what)?;
+        let cid = self.resolver(Authority::Owner).cid(what)?;
         let (kernel, events) = (self.node.kernel.clone(), events.clone());
         let paths = blocking(move || match revoke {
             true => kernel.revoke(&cid, &mut listener(&events)),
@@ -68,12 +69,12 @@ impl Service {
         let kernel = &self.node.kernel;
         let what = self.inside_mount(&super::Source::Path(what.into())).unwrap_or_else(|| what.to_owned());
         if !what.starts_with('/') {
-            return Ok(Asked::Object(self.resolver().name(&what)?));
+            return Ok(Asked::Object(self.resolver(Authority::Owner).name(&what)?));
         }
         let pending = || {
             Error::new(Code::Unavailable, format!("{what:?} has no result yet; read it first, as with `gridfs get`"))
         };
-        let resolver = Resolver::new(kernel.clone(), Reach::Known);
+        let resolver = Resolver::new(kernel.clone(), Authority::Owner, Reach::Known);
         let (parms, _) = now(resolver.path_parms(&what))?.ok_or_else(pending)?;
         let found = now(resolver.path(&what))?.ok_or_else(pending)?;
         match remembered(kernel, &parms)? {

@@ -8,6 +8,7 @@ use gridfs_store::{Cid, Codec, Durability, Target};
 use super::{Answer, Input, PromiseRow, Service, blocking, row};
 use crate::acceptance::asks;
 use crate::accepted;
+use crate::authority::Authority;
 use crate::error::{Code, Error, Result};
 use crate::names::check_name;
 use crate::promise::{MAX_BYTES, Promise};
@@ -23,7 +24,7 @@ impl Service {
         if let Some(name) = &name {
             check_name(name)?;
         }
-        let resolver = self.resolver();
+        let resolver = self.resolver(Authority::Owner);
         let modules = modules.iter().map(|module| resolver.cid(module)).collect::<Result<Vec<_>>>()?;
         let promise = Promise { modules: (!modules.is_empty()).then_some(modules), ..promise };
         let node = self.node.clone();
@@ -47,13 +48,13 @@ impl Service {
     }
 
     pub(super) fn show_promise(&self, text: &str) -> Result<Answer> {
-        let cid = self.resolver().promise(text)?;
+        let cid = self.resolver(Authority::Owner).promise(text)?;
         let promise = accepted::read(&self.node.kernel.store, &cid)?;
         Ok(Answer::Promises(vec![self.promise_row(&cid, &promise)]))
     }
 
     pub(super) async fn accept(&self, text: &str, accept: bool) -> Result<Answer> {
-        let cid = self.resolver().promise(text)?;
+        let cid = self.resolver(Authority::Owner).promise(text)?;
         let kernel = self.node.kernel.clone();
         blocking(move || match accept {
             true => kernel.accepted.accept(&cid),
@@ -132,6 +133,7 @@ impl Service {
             trust: promise.trust.to_string(),
             ttl_ms: promise.ttl_ms,
             share: promise.share,
+            capability: promise.capability,
             limits: promise.limits,
         }
     }

@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 
+use gridfs_modules::manifest::Limits;
 use gridfs_store::Algorithm;
 use serde::{Deserialize, Serialize};
 
@@ -139,6 +140,24 @@ pub enum Request {
         /// Forget them, and those that gave it.
         revoke: bool,
     },
+    /// The node's own key.
+    Key,
+    /// Sign a capability token.
+    Grant(Box<Terms>),
+    /// Hand on a capability token.
+    Attenuate {
+        /// The token.
+        token: String,
+        /// What the new one shall say.
+        terms: Box<Terms>,
+    },
+    /// What a capability token says.
+    ShowCapability {
+        /// The token.
+        token: String,
+    },
+    /// Whether a capability token holds.
+    VerifyCapability(VerifyCapability),
     /// Check the store for damage.
     Check {
         /// Read every byte.
@@ -169,9 +188,45 @@ pub enum Source {
     Stream,
 }
 
+/// What a capability token shall say. What is absent is as wide as it may be.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Terms {
+    /// The key that is to hold it.
+    pub to: String,
+    /// The path that all calls begin with.
+    pub prefix: Option<String>,
+    /// The key of the node at which it holds.
+    pub audience: Option<String>,
+    /// When it begins, in milliseconds since 1970.
+    pub begins_ms: Option<u64>,
+    /// When it ends, in milliseconds since 1970.
+    pub expires_ms: Option<u64>,
+    /// What each call may use.
+    pub limits: Limits,
+    /// How many more times it may be handed on.
+    pub delegable: u64,
+    /// In the short form.
+    pub packed: bool,
+}
+
+/// What is to be verified.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct VerifyCapability {
+    /// The token.
+    pub token: String,
+    /// The call that it shall cover.
+    pub path: Option<String>,
+    /// The node at which it shall hold; absent: this one.
+    pub node: Option<String>,
+    /// Who presents it; absent: its holder, or this node.
+    pub holder: Option<String>,
+}
+
 /// A call as it was typed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Spelled {
+    /// The token by whose right it is made; absent: the owner's.
+    pub capability: Option<String>,
     /// Name or CID of the promise.
     pub promise: String,
     /// Name or CID of the module.
@@ -265,6 +320,10 @@ pub enum Answer {
     Verified(Vec<VerifiedRow>),
     /// Paths of calls.
     Paths(Vec<String>),
+    /// A line to be printed.
+    Text(String),
+    /// A capability token.
+    Token(TokenRow),
 }
 
 /// An object, and how it came to be.
@@ -342,6 +401,44 @@ pub enum Verdict {
     Corrupt,
 }
 
+/// A capability token as it is shown.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct TokenRow {
+    /// `chain` or `packed`.
+    pub form: String,
+    /// Its length.
+    pub bytes: usize,
+    /// BLAKE3 of it.
+    pub id: String,
+    /// From the last link to the first, which is the grant itself.
+    pub links: Vec<LinkRow>,
+}
+
+/// One link of a token. A packed token does not name its keys and its prefix.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct LinkRow {
+    /// Who signed it.
+    pub issuer: Option<String>,
+    /// Whom it was given to.
+    pub holder: Option<String>,
+    /// The node at which it holds.
+    pub audience: Option<String>,
+    /// RFC 3339.
+    pub begins: String,
+    /// RFC 3339.
+    pub expires: String,
+    /// RFC 3339.
+    pub issued: Option<String>,
+    /// What the paths of the calls begin with.
+    pub prefix: Option<String>,
+    /// BLAKE3 of its CBOR.
+    pub prefix_hash: String,
+    /// What each call may use.
+    pub limits: Limits,
+    /// How many more times it may be handed on.
+    pub delegable: u64,
+}
+
 /// A promise as it is shown.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct PromiseRow {
@@ -371,6 +468,8 @@ pub struct PromiseRow {
     pub ttl_ms: Option<u64>,
     /// Whether results are offered to others.
     pub share: bool,
+    /// Whether calls need authority.
+    pub capability: bool,
     /// What one call may use at most.
     pub limits: PromiseLimits,
 }

@@ -4,6 +4,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
+use gridfs_modules::Class;
 use gridfs_store::{Cid, Hash, Target};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -16,7 +17,7 @@ use crate::kernel::Kernel;
 use crate::lineage::Remembered;
 use crate::parms::Parms;
 use crate::promise::Trust;
-use crate::receipt::{Class, cid_of};
+use crate::receipt::cid_of;
 
 /// Bytes read at a time.
 const READ_BYTES: usize = 1 << 20;

@@ -1,14 +1,17 @@
 //! Text and bytes from outside: what is read is written back the same, and nothing panics.
 
+use std::collections::BTreeSet;
 use std::str::FromStr;
+use std::sync::LazyLock;
 
-use gridfs::identity::NodeId;
+use gridfs::capability::{Chain, Claims, Packed, Prefix, Presented, Token};
+use gridfs::identity::{Identity, NodeId};
 use gridfs::parms::{Parms, Value};
 use gridfs::path::{self, GridPath};
 use gridfs::promise::Promise;
-use gridfs::receipt::{Class, Memo, Receipt};
-use gridfs_modules::Manifest;
+use gridfs::receipt::{Memo, Receipt};
 use gridfs_modules::manifest::{Accepts, ArgKind, Argument, Limits, Returns, embed, extract};
+use gridfs_modules::{Class, Manifest};
 use gridfs_store::cbor::Bytes;
 use gridfs_store::{AnyCid, Cid, Codec, Target, Tree, TreeEntry, cbor};
 
@@ -111,6 +114,85 @@ fn records() {
 /// A record has one encoding, so what decodes is what it encodes to.
 fn same(bytes: &[u8], again: Option<Vec<u8>>) {
     assert!(again.is_none_or(|again| again == bytes), "a second encoding: {bytes:02x?}");
+}
+
+#[test]
+fn capability_tokens() {
+    let corpus = [chain(), Token::Packed(packed())].map(|token| token.to_bytes());
+    let spelled = [corpus[0].clone(), chain().to_text().into_bytes()];
+    campaign("capability tokens", |dice| check_token(mutated(dice, &spelled), &corpus));
+}
+
+#[test]
+fn packed_capability_tokens() {
+    let corpus = [Token::Packed(packed()).to_bytes(), chain().to_bytes()];
+    campaign("packed capability tokens", |dice| {
+        let mut bytes = if dice.one_in(4) { mutated(dice, &corpus[..1]) } else { corpus[0].clone() };
+        for _ in 0..1 + dice.below(3) {
+            let at = dice.below(bytes.len().max(1) as u64) as usize;
+            bytes.get_mut(at).into_iter().for_each(|byte| *byte = dice.roll() as u8);
+        }
+        check_token(bytes, &corpus);
+    });
+}
+
+/// A token has one encoding and one text, and only what was signed is believed.
+fn check_token(bytes: Vec<u8>, corpus: &[Vec<u8>]) {
+    let token = Token::from_bytes(&bytes).ok();
+    same(&bytes, token.as_ref().map(Token::to_bytes));
+    if let Some(token) = token {
+        assert_eq!(Token::from_text(&token.to_text()).unwrap(), token);
+        let (node, holder) = (identity(1).id(), identity(2).id());
+        let verified = token.verify(&Presented { now_ms: 1_200_000, node, holder, roots: &BTreeSet::from([node]) });
+        assert!(verified.is_err() || corpus.contains(&bytes), "believed: {bytes:02x?}");
+    }
+    if let Ok(text) = String::from_utf8(bytes)
+        && let Ok(token) = Token::from_text(&text)
+    {
+        assert_eq!(token.to_text(), text);
+    }
+}
+
+/// A key that is the same in every run.
+fn identity(number: u8) -> &'static Identity {
+    static IDENTITIES: LazyLock<[Identity; 3]> = LazyLock::new(|| {
+        [0, 1, 2].map(|number| {
+            let keys = tempfile::tempdir().unwrap();
+            std::fs::write(keys.path().join("node"), [number; 32]).unwrap();
+            Identity::open(keys.path()).unwrap()
+        })
+    });
+    &IDENTITIES[usize::from(number)]
+}
+
+/// What node 1 grants node 2.
+fn claims() -> Claims {
+    let (issuer, holder) = (identity(1).id(), identity(2).id());
+    let values =
+        [Value::Object(Promise::local().cid()), Value::Object(Cid::of(Codec::Raw, b"m")), Value::Text("-l".into())];
+    Claims {
+        issuer,
+        holder,
+        audience: issuer,
+        expires_s: 2_000,
+        begins_s: 1_000,
+        issued_s: 900,
+        id: [9; 16],
+        prefix: Prefix::new(values.to_vec()).unwrap(),
+        limits: Limits { wall_ms: Some(500), memory_bytes: Some(1 << 30), ..Limits::default() },
+        delegable: 0,
+    }
+}
+
+/// Handed on once, by node 2 to itself.
+fn chain() -> Token {
+    let root = Claims { delegable: 1, prefix: Prefix::default(), ..claims() };
+    let root = Chain::grant(root, identity(1)).unwrap();
+    Token::Chain(root.attenuate(claims(), identity(2)).unwrap())
+}
+
+fn packed() -> Packed {
+    Packed::grant(&claims(), identity(1)).unwrap()
 }
 
 #[test]

@@ -142,9 +142,9 @@ impl World {
                 continue;
             }
             let runtime = tokio::runtime::Runtime::new().unwrap();
-            let opening = Opening { pid: 0, nonblocking: false };
+            let opening = Opening { pid: 0, uid: 0, nonblocking: false };
             return match entry_kind(&self.grid, &node) {
-                Kind::Directory => outcome(&runtime, self.grid.list(&node)),
+                Kind::Directory => outcome(&runtime, self.grid.list(&node, 0)),
                 _ => outcome(&runtime, self.grid.open(&node, opening)),
             };
         }
@@ -159,7 +159,7 @@ impl World {
 
     /// The entry of a name, or its errno; `None` if it would have to be computed.
     fn look(&self, directory: &Place, name: &OsStr) -> Option<Result<Entry<Place>, Errno>> {
-        match self.grid.lookup(directory, name) {
+        match self.grid.lookup(directory, name, 0) {
             Answer::Now(found) => Some(found),
             Answer::Later(_) | Answer::Blocking(_) => None,
         }
@@ -206,7 +206,7 @@ impl World {
         let fitting = &self.names[position.above.len().min(3) - 1];
         if position.stored
             && dice.one_in(2)
-            && let Answer::Now(Ok(listing)) = self.grid.list(position.here())
+            && let Answer::Now(Ok(listing)) = self.grid.list(position.here(), 0)
         {
             return dice.pick(&listing).0.as_bytes().to_vec();
         }
@@ -305,7 +305,7 @@ impl World {
 
     /// Every name in a listing can be looked up, and is what the listing says.
     fn check_listing(&self, directory: &Place) {
-        let listing = match self.grid.list(directory) {
+        let listing = match self.grid.list(directory, 0) {
             Answer::Now(listing) => listing.unwrap(),
             Answer::Later(_) | Answer::Blocking(_) => return self.check_pending(directory),
         };

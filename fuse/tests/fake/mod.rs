@@ -250,7 +250,7 @@ impl Tree for Fake {
         self.same_hint.unwrap_or_else(hash)
     }
 
-    fn lookup(self: &Arc<Self>, parent: &Node, name: &OsStr) -> Answer<Entry<Node>> {
+    fn lookup(self: &Arc<Self>, parent: &Node, name: &OsStr, _: u32) -> Answer<Entry<Node>> {
         self.lookups.fetch_add(1, Ordering::SeqCst);
         let is_directory = self.item(&parent.path).is_some_and(|item| item.kind == Kind::Directory);
         self.check(is_directory, || format!("lookup in {:?}", parent.path));
@@ -269,7 +269,7 @@ impl Tree for Fake {
         self.item(&node.path).map(|item| attr(&item)).ok_or(Errno::ESTALE)
     }
 
-    fn stat(self: &Arc<Self>, node: &Node) -> Answer<Attr> {
+    fn stat(self: &Arc<Self>, node: &Node, _: u32) -> Answer<Attr> {
         match self.item(&node.path) {
             Some(mut item) if item.stat_computes => {
                 let (fake, path) = (Arc::clone(self), node.path.clone());
@@ -294,7 +294,7 @@ impl Tree for Fake {
         Ok(item.bytes.to_vec())
     }
 
-    fn list(self: &Arc<Self>, dir: &Node) -> Answer<Vec<(OsString, Entry<Node>)>> {
+    fn list(self: &Arc<Self>, dir: &Node, _: u32) -> Answer<Vec<(OsString, Entry<Node>)>> {
         let items = self.items.lock().unwrap();
         let is_directory = items[&dir.path].kind == Kind::Directory;
         self.check(is_directory, || format!("list of {:?}", dir.path));

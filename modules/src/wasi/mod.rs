@@ -1,4 +1,4 @@
-//! WASI preview1 (`wasi_snapshot_preview1`) and `grid_1`, written over the virtual world of [`Guest`].
+//! WASI preview1 (`wasi_snapshot_preview1`), `grid_1` and `pg`, written over the virtual world of [`Guest`].
 //!
 //! Every function of preview1 is there: what has no meaning here answers `ENOSYS` or `ENOTSUP`, so that ordinary
 //! programs link. Functions are grouped as in the witx: process, descriptors, paths.
@@ -9,6 +9,7 @@
 
 mod descriptors;
 mod paths;
+pub(crate) mod pg;
 mod process;
 
 use wasmtime::{Caller, Linker};
@@ -24,7 +25,11 @@ pub(crate) const GRID_NAMESPACE: &str = "grid_1";
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u16)]
 pub(crate) enum Errno {
+    TooBig = 1,
+    Access = 2,
+    Again = 6,
     BadF = 8,
+    BadMsg = 9,
     Exist = 20,
     Fault = 21,
     Inval = 28,
@@ -41,12 +46,13 @@ pub(crate) enum Errno {
     Perm = 63,
     RoFs = 69,
     SPipe = 70,
+    TimedOut = 73,
     NotCapable = 76,
 }
 
 /// Whether the host offers an import.
 pub(crate) fn offers(module: &str, name: &str) -> bool {
-    OFFERED.contains(&(module, name))
+    OFFERED.contains(&(module, name)) || pg::offers(module, name)
 }
 
 /// Splits a caller into its memory and its state.
@@ -135,9 +141,10 @@ host_functions! {
     NAMESPACE, paths::path_unlink_file as "path_unlink_file" (fd: u32, path: u32, len: u32);
 }
 
-/// Adds every function of both namespaces. Those that may make a nested call are asynchronous.
+/// Adds every function of all namespaces. Those that may make a nested call are asynchronous.
 pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     add_synchronous(linker)?;
+    pg::add_to_linker(linker)?;
     linker.func_wrap(NAMESPACE, "proc_exit", |_: Caller<'_, Guest>, status: u32| -> wasmtime::Result<()> {
         Err(Stop::Exit(status).into())
     })?;

@@ -8,6 +8,7 @@ mod guests;
 mod limits;
 mod loading;
 mod out;
+mod pg;
 mod rig;
 mod script;
 mod sums;

@@ -8,7 +8,7 @@ use std::sync::{Arc, LazyLock, Mutex};
 
 use gridfs_modules::manifest::{self, Manifest, Returns};
 use gridfs_modules::{
-    Argument, Engine, Grid, Invocation, Limits, LoadError, LoadFailure, NestedError, Outcome, Program, Reached,
+    Argument, Denial, Engine, Grid, Invocation, Limits, LoadError, LoadFailure, NestedError, Outcome, Program, Reached,
     RunError, run,
 };
 use gridfs_store::{Cid, Codec, Durability, Hash, Options, Store, Target, Tree, TreeEntry};
@@ -182,6 +182,9 @@ pub fn guest(name: &str) -> Arc<Program> {
     load(&std::fs::read(guest_path(name)).unwrap())
 }
 
+/// The one token that the fake grid knows.
+pub const TOKEN: &[u8] = b"a token";
+
 /// Answers the paths it was given, fails for all others, and remembers what it was asked.
 #[derive(Default)]
 pub struct FakeGrid {
@@ -211,5 +214,24 @@ impl Grid for FakeGrid {
             let answer = self.answers.lock().unwrap().get(path).cloned();
             answer.ok_or_else(|| NotPromised(path.into()).into())
         })
+    }
+
+    fn verify_capability(&self, token: &[u8], path: &str) -> Result<(), Denial> {
+        match (token == TOKEN, self.is_known(path)?) {
+            (false, _) => Err(Denial::Forged),
+            (true, true) => Ok(()),
+            (true, false) => Err(Denial::NoAuthority),
+        }
+    }
+
+    fn is_known(&self, path: &str) -> Result<bool, Denial> {
+        match path {
+            "malformed" => Err(Denial::Malformed),
+            "unknown" => Err(Denial::Unknown),
+            "pending" => Err(Denial::Pending),
+            "late" => Err(Denial::OutOfTime),
+            "broken" => Err(Denial::Failed(Box::new(NotPromised(path.into())))),
+            path => Ok(self.answers.lock().unwrap().contains_key(path)),
+        }
     }
 }
