@@ -80,21 +80,32 @@ pub struct Gate {
 }
 
 impl Gate {
-    pub fn hides(&self, hash: &Hash, location: &Location) -> bool {
-        !self.live.contains(&prefix(hash)) && !self.is_new(location.pack, location.offset)
+    /// Whether a chunk or object is hidden. `None` if that hangs on a pack that is gone: the index knows better by now.
+    pub fn hides(&self, hash: &Hash, location: &Location) -> Option<bool> {
+        if self.live.contains(&prefix(hash)) {
+            Some(false)
+        } else {
+            Some(!self.is_after(location.pack, location.offset)?)
+        }
     }
 
-    pub fn hides_memo(&self, key: &Hash, location: &Location) -> bool {
-        self.forgotten.contains(key) && !self.is_new(location.pack, location.offset)
+    /// The same of a memo.
+    pub fn hides_memo(&self, key: &Hash, location: &Location) -> Option<bool> {
+        if self.forgotten.contains(key) { Some(!self.is_after(location.pack, location.offset)?) } else { Some(false) }
     }
 
-    fn is_new(&self, pack: u32, offset: u64) -> bool {
-        let frontier = match self.packs.class_of(pack) {
-            Some(Class::Data) => (self.before.data_id, self.before.data_end),
-            Some(Class::Meta) => (self.before.meta_id, self.before.meta_end),
-            None => return false,
+    /// Whether what lies there was stored since. `None` if the pack is gone.
+    fn is_after(&self, pack: u32, offset: u64) -> Option<bool> {
+        let frontier = match self.packs.class_of(pack)? {
+            Class::Data => (self.before.data_id, self.before.data_end),
+            Class::Meta => (self.before.meta_id, self.before.meta_end),
         };
-        (pack, offset) >= frontier
+        Some((pack, offset) >= frontier)
+    }
+
+    /// The same for the collection itself: no pack goes but by its own hand.
+    fn is_new(&self, pack: u32, offset: u64) -> bool {
+        self.is_after(pack, offset).unwrap_or(false)
     }
 }
 
