@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use gridfs_modules::Limits;
 use gridfs_store::{Cid, Hash, Target};
@@ -9,10 +10,13 @@ use tokio::sync::Notify;
 
 use crate::authority::Authority;
 use crate::describe::Description;
-use crate::error::Result;
+use crate::error::{Code, Error, Result};
 use crate::kernel::Kernel;
 use crate::parms::Parms;
 use crate::promise::Promise;
+
+/// Most evaluations that one outermost call may lead to.
+pub const MAX_EVALUATIONS: u32 = 10_000;
 
 /// Whether a module promises to handle a call.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -32,6 +36,27 @@ pub struct Caller {
     pub asking: Option<Hash>,
     /// How many calls this one is nested in.
     pub depth: u32,
+    /// How many evaluations it may still lead to.
+    pub budget: Budget,
+}
+
+/// Evaluations that an outermost call and all below it may still start. It is handed down: they share it.
+#[derive(Clone, Debug, Default)]
+pub struct Budget(Option<Arc<AtomicU32>>);
+
+impl Budget {
+    /// Takes one evaluation from it, and gives what the calls below may spend.
+    pub fn spend(&self) -> Result<Budget> {
+        let left = self.0.clone().unwrap_or_else(|| Arc::new(AtomicU32::new(MAX_EVALUATIONS)));
+        let spent = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        match spent {
+            Ok(_) => Ok(Budget(Some(left))),
+            Err(_) => {
+                let why = format!("the call led to more than {MAX_EVALUATIONS} evaluations");
+                Err(Error::new(Code::TimeLimit, why))
+            }
+        }
+    }
 }
 
 /// One call, checked: the promise is accepted and covers the module, and the arguments fit its manifest.
@@ -98,4 +123,25 @@ pub trait Module: Send + Sync {
 
     /// Handles an accepted call.
     fn handle<'a>(&'a self, call: &'a Call) -> Handling<'a>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_is_shared_by_all_below() {
+        let outermost = Budget::default();
+        let below = outermost.spend().unwrap();
+        let deeper = below.spend().unwrap();
+        for _ in 2..MAX_EVALUATIONS / 2 {
+            below.spend().unwrap();
+            deeper.spend().unwrap();
+        }
+        deeper.spend().unwrap();
+        deeper.spend().unwrap();
+        assert_eq!(below.spend().unwrap_err().code, Code::TimeLimit);
+        // Another call has its own.
+        outermost.spend().unwrap();
+    }
 }

@@ -67,7 +67,7 @@ impl WasmModule {
             permit = self.admission.acquire() => Some(permit.expect("the semaphore is never closed")),
             () = call.urgent.notified() => None,
         };
-        let grid = guest_grid(call);
+        let grid = guest_grid(call)?;
         let computed = self.compute(call, &grid).await;
         if call.again {
             return Ok(Reply::stored(computed?.result));
@@ -118,7 +118,7 @@ impl WasmModule {
         if class == Class::Volatile || before.reads.is_empty() {
             return Ok(None);
         }
-        let grid = guest_grid(call);
+        let grid = guest_grid(call)?;
         for (path, found) in &before.reads {
             // What can't be read now, the module will be told when it runs.
             let now = grid.read(path).await.ok().as_ref().and_then(cid_of);
@@ -198,10 +198,11 @@ pub fn load(engine: &Engine, store: &Arc<Store>, module: &Cid) -> Result<Arc<Pro
         .map_err(|e| Error::from(e).during(format!("module {module}")))
 }
 
-fn guest_grid(call: &Call) -> Arc<GuestGrid> {
-    let Caller { authority, depth, .. } = call.caller.clone();
-    let caller = Caller { authority, asking: Some(call.flight()), depth: depth + 1 };
-    Arc::new(GuestGrid::new(call.kernel.clone(), caller, call.parms.arguments.clone()))
+/// What the module sees as `/grid`; one evaluation is spent for it.
+fn guest_grid(call: &Call) -> Result<Arc<GuestGrid>> {
+    let Caller { authority, depth, budget, .. } = call.caller.clone();
+    let caller = Caller { authority, asking: Some(call.flight()), depth: depth + 1, budget: budget.spend()? };
+    Ok(Arc::new(GuestGrid::new(call.kernel.clone(), caller, call.parms.arguments.clone())))
 }
 
 fn argument(call: &Call, index: usize, value: &Value) -> Result<Argument> {

@@ -231,6 +231,40 @@ fn calls_that_are_nested_too_deep() {
     assert_eq!(node.read("local/d0/,"), "");
 }
 
+/// Calls itself three times over, with a letter more, until its argument has ten letters.
+const FORKS: &str = r#"(module
+    (import "wasi_snapshot_preview1" "args_get" (func $get (param i32 i32) (result i32)))
+    (import "wasi_snapshot_preview1" "args_sizes_get" (func $sizes (param i32 i32) (result i32)))
+    (import "wasi_snapshot_preview1" "path_open"
+        (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+    (memory (export "memory") 1)
+    (data (i32.const 1024) "local/forks/")
+    (func $fork (param $letter i32) (param $length i32)
+        (i32.store8 (i32.add (i32.const 1036) (local.get $length)) (local.get $letter))
+        (drop (call $open (i32.const 5) (i32.const 1) (i32.const 1024) (i32.add (i32.const 13) (local.get $length))
+            (i32.const 0) (i64.const 2) (i64.const 0) (i32.const 0) (i32.const 0))))
+    (func (export "_start") (local $length i32)
+        (drop (call $sizes (i32.const 0) (i32.const 4)))
+        ;; The name, "module", and the argument, each with a NUL.
+        (drop (call $get (i32.const 8) (i32.const 1029)))
+        (local.set $length (i32.sub (i32.load (i32.const 4)) (i32.const 8)))
+        (i64.store (i32.const 1024) (i64.const 0x6f662f6c61636f6c))
+        (i32.store (i32.const 1032) (i32.const 0x2f736b72))
+        (if (i32.ge_u (local.get $length) (i32.const 10)) (then (return)))
+        (call $fork (i32.const 0x61) (local.get $length))
+        (call $fork (i32.const 0x62) (local.get $length))
+        (call $fork (i32.const 0x63) (local.get $length))))"#;
+
+#[test]
+fn calls_that_lead_to_too_many() {
+    let node = Node::mounted();
+    node.add_wat("forks", FORKS, None);
+    assert_eq!(node.read("local/forks/aaaaaa"), "");
+    assert_eq!(node.stat("runs"), 1 + 3 + 9 + 27 + 81);
+    let (status, stderr) = node.grid(["forks", "x"]).failed();
+    assert!(status == 12 && stderr.contains("the call led to more than 10000 evaluations"), "{stderr}");
+}
+
 /// A module that opens a path of the grid.
 fn opens(path: &str) -> String {
     let path = path.strip_prefix("/grid/").unwrap();
