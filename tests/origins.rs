@@ -307,3 +307,51 @@ fn a_failure_is_remembered_for_a_while() {
     }
     assert_eq!(node.stat("runs") - runs, 3, "what ran out of time is tried again");
 }
+
+/// Says whether the call /local/wc/text is known here.
+const KNOWS: &str = r#"(module
+    (import "pg" "pg_access_cache" (func $known (param i32 i32) (result i32)))
+    (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+    (memory (export "memory") 1)
+    (data (i32.const 1024) "/local/wc/text") (data (i32.const 16) "no\n") (data (i32.const 32) "yes\n")
+    (func (export "_start")
+        (i32.store (i32.const 0) (i32.const 16))
+        (i32.store (i32.const 4) (i32.const 3))
+        (if (call $known (i32.const 1024) (i32.const 14))
+            (then (i32.store (i32.const 0) (i32.const 32)) (i32.store (i32.const 4) (i32.const 4))))
+        (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))"#;
+
+#[test]
+fn a_volatile_result_holds_until_its_time_and_cuts_off_what_it_went_into() {
+    let node = Node::mounted();
+    node.put("text", "one two\n");
+    node.add_example("shout", "c/shout.toml");
+    node.add_wat("knows", KNOWS, None);
+    for (name, ttl) in [("long", "1h"), ("short", "1ms")] {
+        node.gridfs(["promise", "new", "--name", name, "--text", "For a while.", "--ttl", ttl]).ok();
+    }
+    let counted = |what: &[&str]| {
+        let (runs, renewed) = (node.stat("runs"), node.stat("renewed"));
+        let text = node.grid(what).ok();
+        (text, node.stat("runs") - runs, node.stat("renewed") - renewed)
+    };
+    let (long, short) = (["-p", "long", "knows"], ["-p", "short", "knows"]);
+    let outer = ["shout", "/grid/short/knows/,"];
+    assert_eq!(counted(&long), ("no\n".into(), 1, 0));
+    assert_eq!(counted(&short), ("no\n".into(), 1, 0));
+    assert_eq!(counted(&outer), ("NO\n".into(), 2, 0), "both are run: the inner result was over");
+    assert_eq!(counted(&outer), ("NO\n".into(), 1, 1), "the inner one said the same");
+    node.grid(["shout", "/grid/long/knows/,"]).ok();
+    let why = node.gridfs(["why", node.grid(["--path", "shout", "/grid/long/knows/,"]).ok().trim()]).ok();
+    assert!(why.contains("from shout 1.0.0 under local: volatile"), "{why}");
+    assert_eq!(node.read("local/shout/%2Fgrid%2Fshort%2Fknows%2F%2C"), "NO\n");
+    node.grid(["wc", "text"]).ok();
+    assert_eq!(counted(&long), ("no\n".into(), 0, 0), "it holds for an hour");
+    assert_eq!(counted(&short), ("yes\n".into(), 1, 0));
+    // The inner one says something else. Once more, if its millisecond is over before the outer one has opened it.
+    let (text, runs, renewed) = counted(&outer);
+    assert!((text.as_str(), renewed) == ("YES\n", 0) && (2..=3).contains(&runs), "{text} {runs} {renewed}");
+    assert_eq!(node.read("local/shout/%2Fgrid%2Fshort%2Fknows%2F%2C"), "YES\n", "the mount shows the new one");
+    // Another run may differ, so none is compared.
+    node.gridfs(["verify", "--rerun", "/long/knows/,"]).ok();
+}

@@ -197,6 +197,12 @@ impl Grid {
         error.code.errno()
     }
 
+    fn opened(&self, node: &Node, reply: &Reply) -> Result<Opened<File>> {
+        let file = self.open_target(node, &reply.result)?;
+        // A volatile result may be over before it is read, and then has no size that the kernel could go by.
+        Ok(Opened { file, keep_cache: reply.immutable, uncached: reply.until_ms.is_some() })
+    }
+
     fn open_target(&self, node: &Node, target: &Target) -> Result<File> {
         let Target::File { cid, .. } = target else {
             return Err(Error::new(Code::General, "the result is a directory, not a file"));
@@ -374,33 +380,27 @@ impl Tree for Grid {
                 let file = File::Text(self.report(*report).into());
                 return Answer::Now(Ok(Opened { file, keep_cache: false, uncached: true }));
             }
-            What::Stored(target) => Ok(Some((target.clone(), true))),
+            What::Stored(target) => Ok(Some(Reply::stored(target.clone()))),
             What::Call(call) => {
                 let allowed = self.kernel.check_rights(&self.authority(how.uid), &call.parms);
                 let known = allowed.and_then(|_| self.known(call));
-                known.map(|known| known.map(|(reply, _)| (reply.result, reply.immutable)))
+                known.map(|known| known.map(|(reply, _)| reply))
             }
             What::Unresolved { .. } | What::Refused(_) => Ok(None),
             _ => return Answer::Now(Err(Errno::EISDIR)),
         };
         match known {
-            Ok(Some((target, immutable))) => {
-                let file = self.open_target(node, &target);
-                let opened = file.map(|file| Opened { file, keep_cache: immutable, uncached: false });
-                Answer::Now(opened.map_err(|e| {
-                    self.remember(node, Some(&e));
-                    self.errno("open", &e)
-                }))
-            }
+            Ok(Some(reply)) => Answer::Now(self.opened(node, &reply).map_err(|e| {
+                self.remember(node, Some(&e));
+                self.errno("open", &e)
+            })),
             // A scan opens without meaning to wait.
             Ok(None) if how.nonblocking && !self.policy.scans_compute => Answer::Now(Err(Errno::EAGAIN)),
             Ok(None) => {
                 let (grid, node) = (self.clone(), node.clone());
                 Answer::Later(Box::pin(async move {
-                    let opened = grid.compute(&node, grid.authority(how.uid)).await.and_then(|(reply, _)| {
-                        let file = grid.open_target(&node, &reply.result)?;
-                        Ok(Opened { file, keep_cache: reply.immutable, uncached: false })
-                    });
+                    let computed = grid.compute(&node, grid.authority(how.uid)).await;
+                    let opened = computed.and_then(|(reply, _)| grid.opened(&node, &reply));
                     opened.map_err(|e| e.code.errno())
                 }))
             }
