@@ -59,9 +59,13 @@ pub fn check(store: &Arc<Store>, answer: &Reply) -> Result<()> {
 pub struct ByManifest;
 
 impl Module for ByManifest {
+    fn id(&self) -> &str {
+        "manifest"
+    }
+
     fn accept(&self, call: &Call) -> Result<Acceptance> {
         let answers = asks(&call.parms.promise) && call.module.manifest.accept == Accepts::Always;
-        Ok(if answers { Acceptance::Accept } else { Acceptance::Reject })
+        Ok(Acceptance::of_module(answers))
     }
 
     fn handle<'a>(&'a self, call: &'a Call) -> Handling<'a> {

@@ -3,6 +3,7 @@
 //! Each is a mark in the store (`marks.rs`), which also keeps the document from being collected.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use gridfs_store::{Cid, Store};
@@ -20,6 +21,7 @@ pub struct Accepted {
     promises: RwLock<BTreeMap<Cid, Arc<Promise>>>,
     /// Held while a change goes to disk, so that nobody who asks waits for that.
     changing: Mutex<()>,
+    changes: AtomicU64,
 }
 
 impl Accepted {
@@ -32,7 +34,7 @@ impl Accepted {
                 Err(error) => tracing::warn!(promise = %mark.cid, %error, "an accepted promise can't be read"),
             }
         }
-        Ok(Accepted { store, promises: RwLock::new(promises), changing: Mutex::new(()) })
+        Ok(Accepted { store, promises: RwLock::new(promises), changing: Mutex::new(()), changes: AtomicU64::new(0) })
     }
 
     /// The promise of this CID, if the node accepts it.
@@ -41,6 +43,11 @@ impl Accepted {
             let why = format!("this node does not accept the promise {cid}");
             Error::new(Code::NotAccepted, why + "; `gridfs promise list` shows those it accepts")
         })
+    }
+
+    /// How often they have changed.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
     }
 
     /// All of them, by CID.
@@ -58,6 +65,7 @@ impl Accepted {
         }
         ACCEPTED.set(&self.store, cid, "")?;
         self.write().insert(*cid, Arc::new(promise));
+        self.changes.fetch_add(1, Ordering::Release);
         Ok(())
     }
 
@@ -68,6 +76,7 @@ impl Accepted {
             true => drop(self.write().remove(cid)),
             false => return Err(Error::new(Code::UnknownName, format!("the promise {cid} is not accepted"))),
         }
+        self.changes.fetch_add(1, Ordering::Release);
         Ok(())
     }
 

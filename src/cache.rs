@@ -25,9 +25,16 @@ const MAX_FAILURES: usize = 4096;
 /// The cache. Its state is the store.
 pub struct Cache;
 
+/// What the syscall tree knows the cache by.
+pub const ID: &str = "cache";
+
 impl Module for Cache {
+    fn id(&self) -> &str {
+        ID
+    }
+
     fn accept(&self, call: &Call) -> Result<Acceptance> {
-        Ok(if !call.again && call.remembered()?.is_some() { Acceptance::Accept } else { Acceptance::Reject })
+        Ok(Acceptance::of_call(!call.again && call.remembered()?.is_some()))
     }
 
     fn handle<'a>(&'a self, call: &'a Call) -> Handling<'a> {

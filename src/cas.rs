@@ -2,6 +2,7 @@
 
 use gridfs_store::Target;
 
+use crate::acceptance::asks;
 use crate::describe::{Runner, is_tree};
 use crate::error::{Code, Error, Result};
 use crate::module::{Acceptance, Call, Handling, Module, Reply};
@@ -11,8 +12,12 @@ use crate::parms::Value;
 pub struct CasModule;
 
 impl Module for CasModule {
+    fn id(&self) -> &str {
+        "cas"
+    }
+
     fn accept(&self, call: &Call) -> Result<Acceptance> {
-        Ok(if call.module.runner == Runner::Cas { Acceptance::Accept } else { Acceptance::Reject })
+        Ok(Acceptance::of_module(call.module.runner == Runner::Cas && !asks(&call.parms.promise)))
     }
 
     fn handle<'a>(&'a self, call: &'a Call) -> Handling<'a> {

@@ -98,7 +98,7 @@ impl Kernel {
         evicted: &HashSet<Hash>,
         progress: &mut dyn FnMut(Phase),
     ) -> Result<Collected> {
-        self.store.collect(dry_run, progress, |marker| {
+        let collected = self.store.collect(dry_run, progress, |marker| {
             self.mark_names(marker)?;
             for pin in PINS.all(&self.store)? {
                 marker.keep(&pin.cid)?;
@@ -108,7 +108,12 @@ impl Kernel {
                 marker.keep(&promise.cid)?;
             }
             self.mark_remembered(marker, evicted)
-        })
+        });
+        // Also after a failure: something may be gone.
+        if !dry_run {
+            self.forget_replies();
+        }
+        collected
     }
 
     fn count_pinned(&self, marker: &mut Marker<'_>, cid: Cid) -> Result<()> {

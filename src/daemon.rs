@@ -25,6 +25,8 @@ use crate::service::{Answer, Event, Request, Service};
 const MAX_CONNECTIONS: usize = 256;
 /// Events under way to one command.
 const EVENTS_QUEUED: usize = 16;
+/// How often what was learnt is written down.
+const SAVE_EVERY: Duration = Duration::from_secs(300);
 /// How long commands may take to end after the daemon was told to.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -65,8 +67,13 @@ impl Daemon {
         let stop = Arc::new(stop);
         let service = Service::mounted(self.node.clone(), &self.mount);
         let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let mut saving = tokio::time::interval(SAVE_EVERY);
         loop {
             tokio::select! {
+                _ = saving.tick() => {
+                    let node = self.node.clone();
+                    tokio::task::spawn_blocking(move || save(&node));
+                }
                 accepted = self.listener.accept() => match accepted {
                     Ok((stream, _)) => {
                         let connection = Connection { service: service.clone(), stop: stop.clone() };
@@ -104,6 +111,7 @@ impl Daemon {
         // The socket disappears last, when the mount is gone and everything is on disk.
         drop(listener);
         node.kernel.store.sync()?;
+        save(&node);
         let _ = tokio::time::timeout(GRACE, connections.acquire_many(MAX_CONNECTIONS as u32 - 1)).await; // then leave
         drop(node);
         remove_socket(&socket);
@@ -111,6 +119,12 @@ impl Daemon {
             Ok(unmounted) => unmounted.map_err(|e| Error::caused(Code::General, "can't unmount", e)),
             Err(_) => Err(Error::new(Code::General, "unmounting failed; see the log")),
         }
+    }
+}
+
+fn save(node: &Node) {
+    if let Err(error) = node.kernel.syscalls.save() {
+        tracing::warn!(%error, "what was learnt about modules is not kept");
     }
 }
 

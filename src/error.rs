@@ -70,6 +70,16 @@ impl Code {
         }
     }
 
+    /// Whether it is the answer to the call: whoever handled it would say the same. The rest befell its handler.
+    pub fn is_final(self) -> bool {
+        match self {
+            Code::Usage | Code::UnknownName | Code::NotAccepted | Code::NotModule | Code::ModuleFailed => true,
+            Code::TimeLimit | Code::MemoryLimit | Code::OutputLimit | Code::Cycle | Code::Interrupted => true,
+            Code::General | Code::Unavailable | Code::Corrupt | Code::Full | Code::Busy | Code::NoDaemon => false,
+            Code::Diverged | Code::Untrusted => false,
+        }
+    }
+
     /// What a shell sees: 0 is success, 1 general, 2 usage, 10 unknown name, 11 module failed, 12 limit,
     /// 13 unavailable, 14 verification failed, 15 no daemon, 16 diverged, 17 untrusted, 130 interrupted.
     pub fn exit_status(self) -> u8 {

@@ -5,6 +5,7 @@
 //! cache/         the store (see store/FORMAT.md)
 //! code/          compiled modules, local to this machine; may be deleted
 //! keys/          private keys (0600)
+//! syscalls       what the syscall tree has learnt; may be deleted
 //! run/           socket of the daemon, its log
 //! mnt/           the default mount point
 //! ```
@@ -78,6 +79,11 @@ impl Home {
     /// Directory of compiled modules.
     pub fn code(&self) -> PathBuf {
         self.directory.join("code")
+    }
+
+    /// File of the syscall tree.
+    pub fn syscalls(&self) -> PathBuf {
+        self.directory.join("syscalls")
     }
 
     /// A CID that the configuration holds under `key`.

@@ -1,12 +1,14 @@
 //! The kernel: one call path for the mount, the command line and modules.
 //!
-//! A call is checked (promise accepted, module known, arguments of the right type), joined with others of the same memo
-//! key, and put to the modules in turn: the local cache, the native modules, the WASM engine. The first that accepts
-//! handles it. A failure is reported and forgotten; it is never stored as a result.
+//! A call whose reply stands in the syscall tree (`syscalls/`) is answered from there. Any other is checked (promise
+//! accepted, module known, arguments of the right type), joined with others of the same memo key, and put to the modules that
+//! accept it (`consult.rs`): the local cache, the native modules, the WASM engine. A failure is reported and forgotten; it is
+//! never stored as a result.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use gridfs_modules::Limits;
 use gridfs_modules::manifest::Accepts;
@@ -21,11 +23,12 @@ use crate::describe::{Description, Descriptions, Runner};
 use crate::error::{Code, Error, Result};
 use crate::flights::Flights;
 use crate::identity::Identity;
-use crate::module::{Acceptance, Call, Caller, Module, Reply};
+use crate::module::{Call, Caller, Module, Reply};
 use crate::names::Names;
 use crate::parms::Parms;
 use crate::promise::Promise;
 use crate::receipt::Receipt;
+use crate::syscalls::{Key, Steps, Syscalls};
 
 /// Deepest nesting of calls.
 pub const MAX_DEPTH: u32 = 12;
@@ -76,10 +79,11 @@ pub struct Kernel {
     pub counters: Counters,
     /// The promises under which it may be called.
     pub accepted: Accepted,
-    consulted: Vec<Box<dyn Module>>,
+    /// Who answers which calls.
+    pub syscalls: Syscalls,
+    pub(crate) consulted: Vec<Box<dyn Module>>,
     flights: Arc<Flights<Reply>>,
     log: Mutex<VecDeque<String>>,
-    epoch: AtomicU64,
     /// How large the store was after the last collection of garbage.
     pub(crate) collected_at: AtomicU64,
     /// Held by who makes room.
@@ -93,6 +97,7 @@ impl Kernel {
         names: Arc<Names>,
         identity: Identity,
         accepted: Accepted,
+        syscalls: Syscalls,
         modules: Vec<Box<dyn Module>>,
         runtime: Handle,
     ) -> Arc<Kernel> {
@@ -100,10 +105,10 @@ impl Kernel {
             modules: Descriptions::new(store.clone()),
             consulted: modules,
             accepted,
+            syscalls,
             flights: Flights::new(runtime),
             log: Mutex::default(),
             counters: Counters::default(),
-            epoch: AtomicU64::new(0),
             collected_at: AtomicU64::new(0),
             making_room: Mutex::default(),
             store,
@@ -115,21 +120,42 @@ impl Kernel {
     /// Calls `parms`. Dropping the future gives the call up; it goes on while others wait for it.
     pub async fn call(self: &Arc<Self>, caller: Caller, parms: Parms) -> Result<Reply> {
         self.counters.calls.fetch_add(1, Ordering::Relaxed);
+        let leaf = if goes_by_parms(&caller) { Key::of(&parms) } else { None };
+        // Before anything is looked at: what changes from here on makes the reply one of the past.
+        let epoch = self.epoch();
+        if let Some(reply) = leaf.as_ref().and_then(|leaf| self.syscalls.reply(leaf, epoch, crate::time::now_ms)) {
+            self.counters.hits.fetch_add(1, Ordering::Relaxed);
+            return Ok(reply);
+        }
         let mut end = End(&self.counters.interrupted);
         let reply = self.reply(caller, parms, &mut end).await;
-        if reply.is_err() {
-            end.0 = &self.counters.failures;
+        match reply {
+            Ok((reply, promise)) => {
+                if let (Some(leaf), true) = (leaf, reply.immutable) {
+                    self.syscalls.remember(leaf, &reply, epoch, promise.span_ms());
+                }
+                Ok(reply)
+            }
+            Err(error) => {
+                end.0 = &self.counters.failures;
+                Err(error)
+            }
         }
-        reply
     }
 
-    async fn reply<'a>(self: &'a Arc<Self>, caller: Caller, parms: Parms, end: &mut End<'a>) -> Result<Reply> {
+    /// The reply to a call, and the promise under which it was given.
+    async fn reply<'a>(
+        self: &'a Arc<Self>,
+        caller: Caller,
+        parms: Parms,
+        end: &mut End<'a>,
+    ) -> Result<(Reply, Arc<Promise>)> {
         let call = self.check(caller, parms).inspect_err(|error| self.report("call refused", error))?;
-        let (flight, asking) = (call.flight(), call.caller.asking);
+        let (flight, asking, promise) = (call.flight(), call.caller.asking, call.promise.clone());
         // What is known needs no flight.
-        if let Some(reply) = call.remembered()? {
+        if let Some(reply) = self.recalled(&call)? {
             end.0 = &self.counters.hits;
-            return Ok(reply);
+            return Ok((reply, promise));
         }
         if call.module.manifest.accept == Accepts::Dynamic && !asks(&call.parms.promise) {
             self.ask(&call).await.inspect_err(|error| self.report("call rejected", error))?;
@@ -146,11 +172,22 @@ impl Kernel {
                     tokio::task::spawn_blocking(move || kernel.make_room_if_possible());
                 }
                 let call = Call { urgent, ..call };
-                let result = kernel.consult(&call).await;
+                let result = kernel.consult(&call, crate::time::since_epoch).await;
                 result.inspect_err(|error| kernel.report(&call.parms.path(call.module.required()), error))
             })
             .await?;
         end.0 = &self.counters.computed;
+        Ok((reply, promise))
+    }
+
+    /// The reply to a checked call from the cache, which is consulted before all others.
+    fn recalled(&self, call: &Call) -> Result<Option<Reply>> {
+        let started = Instant::now();
+        let reply = call.remembered()?;
+        if reply.is_some() {
+            let latency_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+            self.syscalls.kept(&Steps::of(&call.parms), crate::cache::ID, latency_us, crate::time::now_ms());
+        }
         Ok(reply)
     }
 
@@ -158,18 +195,8 @@ impl Kernel {
     pub async fn compute_again(self: &Arc<Self>, parms: Parms) -> Result<Reply> {
         let call = Call { again: true, ..self.check(Caller::default(), parms)? };
         let (kernel, key) = (self.clone(), Hash::of(&[b"again".as_slice(), &call.key.0].concat()));
-        let compute = |urgent| async move { kernel.consult(&Call { urgent, ..call }).await };
+        let compute = |urgent| async move { kernel.consult(&Call { urgent, ..call }, crate::time::since_epoch).await };
         self.flights.join(key, None, compute).await
-    }
-
-    /// Makes callers ask anew what they keep: replies that were given may not hold any more.
-    pub fn forget_replies(&self) {
-        self.epoch.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// How often that was so.
-    pub fn epoch(&self) -> u64 {
-        self.epoch.load(Ordering::Acquire)
     }
 
     /// Asks a module that says so of itself whether it accepts the call. Its answer is the result of a call of its own.
@@ -179,6 +206,16 @@ impl Kernel {
         let asking = self.call(caller, acceptance::question(&call.parms));
         let answer = Box::pin(asking).await.map_err(|e| e.during("asking the module whether it accepts the call"))?;
         acceptance::check(&self.store, &answer)
+    }
+
+    /// No reply that was given before is believed without being checked again.
+    pub fn forget_replies(&self) {
+        self.syscalls.forget_replies();
+    }
+
+    /// Changes whenever a reply given before may not be given again: both parts only grow.
+    pub fn epoch(&self) -> u64 {
+        self.syscalls.epoch() + self.accepted.changes()
     }
 
     /// The reply to a call if it is remembered and still holds; nothing is run.
@@ -297,13 +334,9 @@ impl Kernel {
         authority.check(&promise, parms)?;
         Ok(promise)
     }
+}
 
-    async fn consult(&self, call: &Call) -> Result<Reply> {
-        for module in &self.consulted {
-            if module.accept(call)? == Acceptance::Accept {
-                return module.handle(call).await;
-            }
-        }
-        Err(Error::new(Code::Unavailable, format!("no module accepts {}", call.parms.path(call.module.required()))))
-    }
+/// Whether what a caller is told depends on nothing but the parms, so that it may be told by what was told before.
+fn goes_by_parms(caller: &Caller) -> bool {
+    caller.authority == Authority::Owner && caller.depth <= MAX_DEPTH
 }

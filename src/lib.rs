@@ -13,6 +13,7 @@ pub mod cas;
 pub mod cli;
 pub mod client;
 mod collect;
+mod consult;
 pub mod daemon;
 pub mod describe;
 pub mod error;
@@ -33,5 +34,11 @@ pub mod promise;
 pub mod receipt;
 pub mod resolve;
 pub mod service;
+pub mod syscalls;
 pub mod time;
 pub mod wasm;
+
+#[cfg(test)]
+#[allow(dead_code, reason = "the store's own tests use all of it")]
+#[path = "../store/src/dice.rs"]
+mod dice;

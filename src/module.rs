@@ -18,13 +18,26 @@ use crate::promise::Promise;
 /// Most evaluations that one outermost call may lead to.
 pub const MAX_EVALUATIONS: u32 = 10_000;
 
-/// Whether a module promises to handle a call.
+/// Whether a module promises to handle a call, and which others.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Acceptance {
-    /// It will handle the call.
-    Accept,
-    /// It will not.
-    Reject,
+pub struct Acceptance {
+    /// It will handle them, or will not.
+    pub accepts: bool,
+    /// How many leading parms the answer is about: it holds for every call that begins with the same ones. None: it is
+    /// about this call at this moment, and nothing is learnt from it.
+    pub about: Option<usize>,
+}
+
+impl Acceptance {
+    /// The answer to all calls of this module under this promise.
+    pub fn of_module(accepts: bool) -> Acceptance {
+        Acceptance { accepts, about: Some(2) }
+    }
+
+    /// The answer to this call at this moment.
+    pub fn of_call(accepts: bool) -> Acceptance {
+        Acceptance { accepts, about: None }
+    }
 }
 
 /// Who asks, by what right, and from how deep.
@@ -65,12 +78,12 @@ pub struct Call {
     pub parms: Parms,
     /// Its memo key.
     pub key: Hash,
-    /// The promise under which it is made.
-    pub promise: Arc<Promise>,
     /// What it may use.
     pub limits: Limits,
     /// The module.
     pub module: Arc<Description>,
+    /// The promise under which it is made.
+    pub promise: Arc<Promise>,
     /// Who asks.
     pub caller: Caller,
     /// Whether it is to be computed whatever is remembered, and nothing remembered of it.
@@ -118,6 +131,9 @@ pub type Handling<'a> = Pin<Box<dyn Future<Output = Result<Reply>> + Send + 'a>>
 
 /// Something that answers calls. Handling a call that was not accepted is a bug.
 pub trait Module: Send + Sync {
+    /// What the syscall tree knows it by, also after a restart: `cache`, `wasm`.
+    fn id(&self) -> &str;
+
     /// Whether it will handle the call; answered from local knowledge.
     fn accept(&self, call: &Call) -> Result<Acceptance>;
 

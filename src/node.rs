@@ -19,6 +19,7 @@ use crate::identity::Identity;
 use crate::kernel::Kernel;
 use crate::module::Module;
 use crate::names::Names;
+use crate::syscalls::Syscalls;
 use crate::wasm::WasmModule;
 
 /// How long to wait for another process that has the node open.
@@ -56,7 +57,8 @@ impl Node {
             .map_err(|e| Error::caused(Code::General, "can't start threads for computing", e))?;
         let accepted = Accepted::open(store.clone())?;
         let identity = Identity::open(&home.keys())?;
-        let kernel = Kernel::new(store, names, identity, accepted, modules, compute.handle().clone());
+        let syscalls = Syscalls::open(&home.syscalls());
+        let kernel = Kernel::new(store, names, identity, accepted, syscalls, modules, compute.handle().clone());
         Ok(Node { home, kernel, engine, compute: Some(compute) })
     }
 }
@@ -76,6 +78,9 @@ pub fn in_turn<T>(mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
 
 impl Drop for Node {
     fn drop(&mut self) {
+        if let Err(error) = self.kernel.syscalls.save() {
+            tracing::warn!(%error, "what was learnt about modules is not kept");
+        }
         // Waiting for computations is not allowed where a node may be dropped, and nobody waits for their results.
         if let Some(compute) = self.compute.take() {
             compute.shutdown_background();

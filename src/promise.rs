@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::ops::Range;
 
 use gridfs_modules::Limits;
 use gridfs_store::cbor::{self, Bytes};
@@ -262,6 +263,11 @@ impl Promise {
     /// Whether calls of `module` are covered.
     pub fn covers(&self, module: &Cid) -> bool {
         self.modules.as_ref().is_none_or(|modules| modules.contains(module))
+    }
+
+    /// When it holds, in milliseconds since 1970.
+    pub fn span_ms(&self) -> Range<u64> {
+        self.not_before.unwrap_or(0)..self.not_after.unwrap_or(u64::MAX)
     }
 
     /// Refuses a call outside the time for which the promise is made.

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use gridfs_modules::manifest::Accepts;
 use gridfs_modules::{Argument, Class, Engine, Invocation, MAX_WASM_BYTES, Outcome, Program, RunError, run};
 use gridfs_store::cbor::{self, Bytes};
 use gridfs_store::{Batch, Cid, Codec, Durability, Store, Target};
@@ -179,8 +180,14 @@ impl WasmModule {
 }
 
 impl Module for WasmModule {
+    fn id(&self) -> &str {
+        "wasm"
+    }
+
     fn accept(&self, call: &Call) -> Result<Acceptance> {
-        Ok(if call.module.runner == Runner::Wasm { Acceptance::Accept } else { Acceptance::Reject })
+        // Whoever accepts all that fits is not run to say so.
+        let is_silent = asks(&call.parms.promise) && call.module.manifest.accept == Accepts::Always;
+        Ok(Acceptance::of_module(call.module.runner == Runner::Wasm && !is_silent))
     }
 
     fn handle<'a>(&'a self, call: &'a Call) -> Handling<'a> {

@@ -292,7 +292,7 @@ fn directories_list_what_is_known() {
     node.put("moby.txt", TEXT);
     let names = |path: &str| node.sh(&format!("ls -A mnt/{path}")).ok().lines().map(str::to_owned).collect::<Vec<_>>();
     assert_eq!(names(""), [".grid", "accept", "local", "pub"]);
-    assert_eq!(names(".grid"), ["accepted", "log", "metrics"]);
+    assert_eq!(names(".grid"), ["accepted", "log", "metrics", "syscalls"]);
     assert_eq!(names("local/"), ["cas", "grep", "md", "sha256", "untar", "wc"]);
     let before = names("local/wc/");
     assert!(before.contains(&"moby.txt".to_owned()));

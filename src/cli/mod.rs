@@ -11,6 +11,7 @@ mod demo;
 mod fsck;
 mod fstab;
 mod keep;
+mod ledger;
 mod mount;
 mod name;
 mod object;
@@ -18,6 +19,7 @@ mod options;
 mod output;
 mod promise;
 mod service;
+mod syscalls;
 mod verify;
 mod why;
 
@@ -89,6 +91,8 @@ enum Verb {
     /// Grant others the right to call, hand it on, and verify it
     #[command(subcommand)]
     Cap(cap::Cap),
+    /// Show what was learnt about who answers which calls
+    Syscalls(syscalls::Syscalls),
     /// Check the store for damage, and repair it
     Fsck(fsck::Fsck),
     /// Counts and sizes
@@ -140,6 +144,7 @@ fn run(cli: Gridfs) -> Result<()> {
         Verb::Affected(verb) => verb.run(&globals),
         Verb::Revoke(verb) => verb.run(&globals),
         Verb::Cap(verb) => verb.run(&globals),
+        Verb::Syscalls(verb) => verb.run(&globals),
         Verb::Fsck(verb) => verb.run(&globals),
         Verb::Stats => object::stats(&globals),
         Verb::Gc(verb) => verb.run(&globals),

@@ -26,7 +26,8 @@ Examples:
   gridfs promise new --name quick --text 'Small jobs, at once.' --module wc --module grep --wall-ms 2000
   gridfs promise show quick
   grid -p quick wc war.txt
-  gridfs promise revoke pub          this node makes that promise no longer")]
+  gridfs promise revoke pub          this node makes that promise no longer
+  gridfs promise ledger              what was promised, and kept or not")]
 pub(crate) enum Promise {
     /// Make a promise, signed with the node's key, and accept it
     New(Box<New>),
@@ -47,6 +48,8 @@ pub(crate) enum Promise {
     },
     /// List the promises that this node accepts
     List,
+    /// Show which modules kept and which broke what they had accepted, and why
+    Ledger,
 }
 
 #[derive(Args)]
@@ -179,6 +182,7 @@ impl Promise {
             Promise::Accept { promise } => Request::Accept { promise, accept: true },
             Promise::Revoke { promise } => Request::Accept { promise, accept: false },
             Promise::List => Request::Promises,
+            Promise::Ledger => return super::ledger::run(globals),
         };
         let shows_one = matches!(request, Request::ShowPromise { .. });
         match globals.request(request)? {

@@ -9,6 +9,10 @@ use std::time::Instant;
 
 use super::Grid;
 use crate::promise::Promise;
+use crate::syscalls::Record;
+
+/// Most bytes of `syscalls`.
+const MAX_SYSCALLS_BYTES: usize = 1 << 20;
 
 /// A status file.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -19,11 +23,13 @@ pub enum Report {
     Log,
     /// Counts and sizes.
     Metrics,
+    /// What the syscall tree has learnt.
+    Syscalls,
 }
 
 impl Report {
     /// All of them, in the order of their names.
-    pub(super) const ALL: [Report; 3] = [Report::Accepted, Report::Log, Report::Metrics];
+    pub(super) const ALL: [Report; 4] = [Report::Accepted, Report::Log, Report::Metrics, Report::Syscalls];
 
     /// The file's name.
     pub(super) fn name(self) -> &'static str {
@@ -31,6 +37,7 @@ impl Report {
             Report::Accepted => "accepted",
             Report::Log => "log",
             Report::Metrics => "metrics",
+            Report::Syscalls => "syscalls",
         }
     }
 
@@ -61,6 +68,7 @@ impl Grid {
             Report::Accepted => self.accepted(),
             Report::Log => self.kernel.log(),
             Report::Metrics => self.metrics(),
+            Report::Syscalls => self.syscalls(),
         }
     }
 
@@ -72,6 +80,33 @@ impl Grid {
             format!("{cid}\t{names}\t{}\n", promise.text.replace(['\n', '\t'], " "))
         };
         self.kernel.accepted.all().iter().map(line).collect()
+    }
+
+    /// A line for each node of the syscall tree and each module it tells of, with tabs between: path, id, `accepts`, `rejects`
+    /// or "-", when it said so, promises kept, broken, latency in microseconds, the last reason. No more than
+    /// [`MAX_SYSCALLS_BYTES`]; then the last line says how many are left out.
+    fn syscalls(&self) -> String {
+        let mut text = String::new();
+        let (mut left_out, dash) = (0, || "-".to_owned());
+        for (prefix, tracks) in self.kernel.syscalls.all() {
+            let path = crate::syscalls::path(&prefix);
+            for track in tracks {
+                let answer = track.answer.map_or("-", |(accepts, _)| if accepts { "accepts" } else { "rejects" });
+                let when = track.answer.map_or_else(dash, |(_, time_ms)| crate::time::text(time_ms));
+                let Record { kept, broken, latency_us, last_broken, .. } = track.record.unwrap_or_default();
+                let reason = last_broken.map_or_else(dash, |broken| broken.reason.replace(['\n', '\t'], " "));
+                let line =
+                    format!("{path}\t{}\t{answer}\t{when}\t{kept}\t{broken}\t{latency_us}\t{reason}\n", track.id);
+                match text.len() + line.len() <= MAX_SYSCALLS_BYTES {
+                    true => text.push_str(&line),
+                    false => left_out += 1,
+                }
+            }
+        }
+        if left_out > 0 {
+            writeln!(text, "{left_out} lines left out").expect("a String takes everything");
+        }
+        text
     }
 
     fn metrics(&self) -> String {

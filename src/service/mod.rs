@@ -7,6 +7,7 @@ mod origin;
 mod promises;
 mod rehash;
 mod request;
+mod syscalls;
 mod verify;
 pub mod wire;
 
@@ -25,9 +26,9 @@ use gridfs_store::{
 use tokio::sync::mpsc;
 
 pub use request::{
-    Answer, CallRow, ChangeRow, CheckRow, CollectedRow, Event, FindingRow, LinkRow, ModuleRow, OriginRow, PinRow,
-    Progress, PromiseRow, RepairRow, Request, Row, Source, Spelled, StatsRow, Terms, TokenRow, Verdict, VerifiedRow,
-    VerifyCapability, Word,
+    Answer, BrokenRow, CallRow, ChangeRow, CheckRow, CollectedRow, Event, FindingRow, KeptRow, LedgerRow, LinkRow,
+    ModuleRow, NodeRow, OriginRow, PinRow, Progress, PromiseRow, RepairRow, Request, Row, Source, Spelled, StatsRow,
+    SyscallsRow, Terms, TokenRow, TrackRow, Verdict, VerifiedRow, VerifyCapability, Word,
 };
 
 use crate::authority::Authority;
@@ -114,6 +115,8 @@ impl Service {
             Request::Attenuate { token, terms } => self.attenuate(&token, *terms).await,
             Request::ShowCapability { token } => self.show_capability(&token),
             Request::VerifyCapability(request) => self.verify_capability(request).await,
+            Request::Syscalls => Ok(self.syscalls()),
+            Request::Ledger => Ok(self.ledger()),
             Request::Check { read_data, repair } => self.check(read_data, repair, events).await,
         }
     }
@@ -375,6 +378,10 @@ impl Service {
             let kernel = &node.kernel;
             let checking = check::Checking { store: &kernel.store, home: &node.home, names: Some(&kernel.names) };
             let row = if repair { checking.repair(&mut progress) } else { checking.run(read_data, &mut progress) };
+            // A repair sets aside what is damaged.
+            if repair {
+                kernel.forget_replies();
+            }
             Ok(Answer::Checked(row?))
         })
         .await

@@ -61,7 +61,6 @@ impl Service {
             false => kernel.accepted.revoke(&cid),
         })
         .await?;
-        self.node.kernel.forget_replies();
         self.forget_looked_up(vec![cid]).await?;
         Ok(Answer::Done)
     }

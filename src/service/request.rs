@@ -158,6 +158,10 @@ pub enum Request {
     },
     /// Whether a capability token holds.
     VerifyCapability(VerifyCapability),
+    /// What the syscall tree has learnt.
+    Syscalls,
+    /// Promises kept and broken.
+    Ledger,
     /// Check the store for damage.
     Check {
         /// Read every byte.
@@ -320,6 +324,10 @@ pub enum Answer {
     Verified(Vec<VerifiedRow>),
     /// Paths of calls.
     Paths(Vec<String>),
+    /// The syscall tree.
+    Syscalls(SyscallsRow),
+    /// The ledger.
+    Ledger(LedgerRow),
     /// A line to be printed.
     Text(String),
     /// A capability token.
@@ -437,6 +445,86 @@ pub struct LinkRow {
     pub limits: Limits,
     /// How many more times it may be handed on.
     pub delegable: u64,
+}
+
+/// The syscall tree as it is shown.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub struct SyscallsRow {
+    /// Its nodes, in the order of their paths.
+    pub nodes: Vec<NodeRow>,
+    /// Nodes beyond these.
+    pub more: u64,
+    /// Replies remembered by whole parms.
+    pub remembered: u64,
+}
+
+/// What is known of the calls that begin alike.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct NodeRow {
+    /// The leading parms as a path of CIDs and texts.
+    pub path: String,
+    /// The same path with names where there are any.
+    pub named: String,
+    /// The consulted modules.
+    pub modules: Vec<TrackRow>,
+}
+
+/// What is known of a consulted module.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct TrackRow {
+    /// Its id: `cache`, `wasm`.
+    pub id: String,
+    /// Whether it accepts these calls; absent: it has not said so of all of them.
+    pub accepts: Option<bool>,
+    /// When it said so, RFC 3339.
+    pub answered: Option<String>,
+    /// How many seconds ago.
+    pub age_s: Option<u64>,
+    /// Accepted calls that it answered.
+    pub kept: u64,
+    /// Accepted calls that it did not.
+    pub broken: u64,
+    /// How long an answer took lately, in microseconds.
+    pub latency_us: u64,
+    /// What speaks against asking it first, 0 to 65,536.
+    pub loss: u32,
+    /// The last promise that it broke.
+    pub last_broken: Option<BrokenRow>,
+}
+
+/// Promises kept and broken.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub struct LedgerRow {
+    /// By called module, who broke most first.
+    pub called: Vec<KeptRow>,
+    /// By consulted module.
+    pub consulted: Vec<KeptRow>,
+    /// Rows beyond these.
+    pub more: u64,
+}
+
+/// How one module kept its promises.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub struct KeptRow {
+    /// CID of a called module, id of a consulted one.
+    pub who: String,
+    /// The names that stand for it.
+    pub names: Vec<String>,
+    /// Accepted calls that were answered.
+    pub kept: u64,
+    /// Accepted calls that were not.
+    pub broken: u64,
+    /// The last of these.
+    pub last_broken: Option<BrokenRow>,
+}
+
+/// A broken promise.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct BrokenRow {
+    /// When, RFC 3339.
+    pub time: String,
+    /// Why, in words.
+    pub reason: String,
 }
 
 /// A promise as it is shown.

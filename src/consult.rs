@@ -1,0 +1,81 @@
+//! Consulting modules: who accepts a call is asked, or known from before; of these, one after the other handles it until one
+//! answers.
+
+use std::cmp::Reverse;
+use std::time::Duration;
+
+use crate::error::{Code, Error, Result};
+use crate::kernel::Kernel;
+use crate::module::{Call, Module, Reply};
+use crate::syscalls::{DOUBTFUL, Steps};
+
+impl Kernel {
+    /// The answer of the best module that accepts a call. `clock` tells the time since 1970.
+    ///
+    /// A failure that is the call's own is final; after one that is its handler's, the next is tried. Either is a broken promise.
+    pub(crate) async fn consult(&self, call: &Call, clock: impl Fn() -> Duration) -> Result<Reply> {
+        let steps = Steps::of(&call.parms);
+        let mut failure = None;
+        for module in self.accepters(call, &steps, millis(clock()))? {
+            let started = clock();
+            let result = module.handle(call).await;
+            let ended = clock();
+            match result {
+                Ok(reply) => {
+                    let latency_us = u64::try_from(ended.saturating_sub(started).as_micros()).unwrap_or(u64::MAX);
+                    self.syscalls.kept(&steps, module.id(), latency_us, millis(ended));
+                    return Ok(reply);
+                }
+                // Given up is not broken.
+                Err(error) if error.code == Code::Interrupted => return Err(error),
+                Err(error) => {
+                    self.syscalls.broken(&steps, module.id(), &error, millis(ended));
+                    if error.code.is_final() {
+                        return Err(error);
+                    }
+                    failure = Some(error);
+                }
+            }
+        }
+        let nobody =
+            || Error::new(Code::Unavailable, format!("no module accepts {}", call.parms.path(call.module.required())));
+        Err(failure.unwrap_or_else(nobody))
+    }
+
+    /// The modules that accept a call, in the order in which they are to be tried: who broke a promise lately after those who
+    /// did not, then who accepted the longer prefix, then who has the better record, then in the order of the node.
+    fn accepters(&self, call: &Call, steps: &Steps, now_ms: u64) -> Result<Vec<&dyn Module>> {
+        let modules: Vec<&dyn Module> = self.consulted.iter().map(|module| &**module).collect();
+        let ids: Vec<&str> = modules.iter().map(|module| module.id()).collect();
+        let answers = self.syscalls.answers(steps, &ids, now_ms);
+        let losses = self.syscalls.losses(steps, &ids, now_ms);
+        let mut accepters = Vec::new();
+        for ((module, answer), loss) in modules.into_iter().zip(answers).zip(losses) {
+            let (accepts, about) = match answer {
+                Some(answer) => (answer.accepts, answer.about),
+                None => {
+                    let acceptance = module.accept(call)?;
+                    self.syscalls.learn(steps, module.id(), acceptance, now_ms);
+                    // An answer about this call alone is the most particular one.
+                    (acceptance.accepts, acceptance.about.unwrap_or(usize::MAX))
+                }
+            };
+            if accepts {
+                accepters.push(((loss.max(DOUBTFUL), Reverse(about), loss), module));
+            }
+        }
+        accepters.sort_by_key(|(rank, _)| *rank);
+        Ok(accepters.into_iter().map(|(_, module)| module).collect())
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
