@@ -86,3 +86,29 @@ impl Kernel {
         issuers.chain([node]).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn others_than_the_owner_are_refused_where_a_capability_is_demanded() {
+        let open = Promise::local();
+        let guarded = Promise { capability: true, ..Promise::local() };
+        let refused = |authority: Authority, promise: &Promise| authority.check_promise(promise, &promise.cid()).err();
+        assert!(refused(Authority::Owner, &guarded).is_none() && refused(Authority::Nobody, &open).is_none());
+        let error = refused(Authority::Nobody, &guarded).unwrap();
+        assert_eq!(error.code, Code::NotAccepted);
+        let words = format!("no authority for /{}: the promise demands a capability; ask", guarded.cid());
+        assert!(error.to_string().starts_with(&words), "{error}");
+        assert_ne!(open.cid(), guarded.cid());
+    }
+
+    #[test]
+    fn evaluations_are_shared_among_callers_of_one_right() {
+        let (key, other) = (Hash::of(b"a"), Hash::of(b"b"));
+        assert_eq!(Authority::Owner.flight(key), key);
+        assert_ne!(Authority::Nobody.flight(key), key);
+        assert_ne!(Authority::Nobody.flight(key), Authority::Nobody.flight(other));
+    }
+}

@@ -70,7 +70,8 @@ impl Prefix {
 
     /// Whether a call is covered.
     pub fn covers(&self, parms: &Parms) -> bool {
-        values_of(parms).zip(&self.0).filter(|(value, ours)| value == *ours).count() == self.0.len()
+        let mut values = values_of(parms);
+        self.0.iter().all(|ours| values.next().as_ref() == Some(ours))
     }
 
     /// What stands for it in a packed token: BLAKE3 of its CBOR.
@@ -78,9 +79,9 @@ impl Prefix {
         Hash::of(&cbor::to_vec(&self.0))
     }
 
-    /// Whether some prefix of a call has this hash.
+    /// Whether some prefix of a call, not longer than a packed token's, has this hash.
     fn hash_covers(hash: &Hash, parms: &Parms) -> bool {
-        let values: Vec<Value> = values_of(parms).collect();
+        let values: Vec<Value> = values_of(parms).take(packed::MAX_VALUES).collect();
         (0..=values.len()).any(|length| Prefix(values[..length].to_vec()).hash() == *hash)
     }
 }

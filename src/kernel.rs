@@ -208,11 +208,11 @@ impl Kernel {
                 if met.len() > MAX_MET || self.check_rights(authority, &parms).is_err() {
                     return Ok(false);
                 }
-                let module = self.modules.get(&parms.module)?;
+                // What is not here any more can't be looked into, so the whole is computed again.
+                let Ok(module) = self.modules.get(&parms.module) else { return Ok(false) };
                 if module.runner == Runner::Cas {
                     continue;
                 }
-                // What is not remembered any more can't be looked into, so the whole is computed again.
                 let limits = authority.lower(self.limits(&parms.promise, &module)?);
                 match self.known(&parms, &limits)? {
                     Some(reply) => replies.push(reply),

@@ -143,8 +143,8 @@ fn a_grant_is_handed_on_between_nodes_never_wider() {
     assert_eq!(call(&a, "nonsense", &["wc", "text"]).failed().0, 2);
 }
 
-/// A module that copies what it opens at a path below /grid.
-fn copier(path: &str) -> String {
+/// A module that counts for so long, and then copies what it opens at a path below /grid.
+fn copier(path: &str, count: u32) -> String {
     format!(
         r#"(module
             (import "wasi_snapshot_preview1" "path_open"
@@ -153,7 +153,10 @@ fn copier(path: &str) -> String {
             (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
             (memory (export "memory") 1)
             (data (i32.const 1024) "{path}")
-            (func (export "_start")
+            (func (export "_start") (local $count i32)
+                (loop $again
+                    (local.set $count (i32.add (local.get $count) (i32.const 1)))
+                    (br_if $again (i32.lt_u (local.get $count) (i32.const {count}))))
                 (drop (call $open (i32.const 5) (i32.const 0) (i32.const 1024) (i32.const {}) (i32.const 0)
                     (i64.const 2) (i64.const 0) (i32.const 0) (i32.const 0)))
                 (i32.store (i32.const 8) (i32.const 4096))
@@ -169,7 +172,7 @@ fn what_is_remembered_is_told_only_to_who_might_compute_it() {
     let node = Node::mounted();
     node.put("text", "a b\nc\n");
     guard(&node, "few", &[]);
-    node.add_wat("copy", &copier("few/wc/text"), None);
+    node.add_wat("copy", &copier("few/wc/text", 0), None);
     let own = key(&node);
     let counts = node.grid(["copy"]).ok();
     assert_eq!(counts, node.grid(["wc", "text"]).ok());
@@ -231,10 +234,19 @@ fn other_users_of_the_mount_have_no_authority() {
     }
     assert_eq!(node.sh("ls mnt/few/untar/tar/").ok(), "text\n");
     attempts("after");
-    // Nor does a module that reads it, whoever runs it first; the owner is not held up by who may not.
-    node.add_wat("copy", &copier("few/wc/text"), None);
-    assert_ne!(as_nobody(&node, "cat mnt/local/copy/,").status, 0);
+    // Nor does a module that reads it, whoever runs it first.
+    node.add_wat("copy", &copier("few/wc/text", 0), None);
+    assert!(as_nobody(&node, "cat mnt/local/copy/,").stderr.contains("Permission denied"));
     assert_eq!(node.read("local/copy/,"), node.read("few/wc/text"));
+    // The owner does not share the evaluation of who may not, which is under way.
+    node.add_wat("slow", &copier("few/wc/text", 500_000_000), None);
+    let runs = node.stat("runs");
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| as_nobody(&node, "cat mnt/local/slow/,"));
+        common::wait_for("the module to run", || node.stat("runs") > runs);
+        assert_eq!(node.read("local/slow/,"), node.read("few/wc/text"));
+        assert!(other.join().unwrap().stderr.contains("Permission denied"));
+    });
 }
 
 /// A module that asks with a token, its standard input, about the path that is its second argument.

@@ -386,6 +386,7 @@ fn the_tree_hears_who_opens_and_how() {
     let heard = || mounted.fake.last_opening.lock().unwrap().unwrap();
     File::open(mounted.path("file")).unwrap();
     assert_eq!(heard().pid, rustix::thread::gettid().as_raw_pid().cast_unsigned());
+    assert_eq!(heard().uid, rustix::process::geteuid().as_raw());
     assert!(!heard().nonblocking);
     let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
     File::options().read(true).custom_flags(nonblocking).open(mounted.path("file")).unwrap();

@@ -15,7 +15,8 @@
 //! ```
 //!
 //! Deterministic CBOR throughout: what is read must encode to the bytes it came from, so unknown claims and headers, and other
-//! spellings, are refused. The version claim tells a capability from any other token that the same key may sign.
+//! spellings, are refused. The version claim tells a capability from any other CWT of the same key, and COSE's `Sig_structure` from all
+//! else that the key signs.
 
 use coset::cbor::Value;
 use coset::cwt::{ClaimName, ClaimsSet, Timestamp};

@@ -12,7 +12,8 @@
 //! 140
 //! ```
 //!
-//! What fits is a grant that is not handed on: no parent, `delegable` 0, no limit on fuel, memory and output in whole KiB. It has
+//! What fits is a grant that is not handed on: no parent, `delegable` 0, no limit on fuel, memory and output in whole KiB, at most
+//! 16 arguments in the prefix. It has
 //! no `iat` and no `cti`. The three keys are not in it but signed with it: who verifies it knows them, being the audience, having
 //! the holder's key from the one who presents it, and having the keys that may grant. A prefix is recognised, not read.
 
@@ -24,6 +25,8 @@ use gridfs_store::cbor::Bytes;
 
 /// Its length.
 pub const PACKED_BYTES: usize = 140;
+/// Longest prefix, promise and module included: who verifies it hashes every prefix of a call up to that.
+pub(super) const MAX_VALUES: usize = 18;
 const PURPOSE: Purpose = Purpose("gridfs capability packed 1");
 const DELEGATION_CONTEXT: &str = "gridfs capability packed 1 delegation";
 /// Stands for a limit that is not set.
@@ -57,6 +60,9 @@ impl Packed {
         }
         if claims.limits.fuel.is_some() {
             return Err(Refusal::DoesNotFit("it has no field for a limit on fuel; limit the time instead"));
+        }
+        if claims.prefix.values().len() > MAX_VALUES {
+            return Err(Refusal::DoesNotFit("its prefix has at most 16 arguments"));
         }
         let unsigned = Packed {
             function: claims.prefix.hash(),

@@ -289,6 +289,11 @@ fn what_does_not_fit_into_the_short_form_is_said() {
         "more than 32 bits",
     );
     limits(Limits { wall_ms: Some(u64::from(u32::MAX) - 1), ..Limits::default() }).unwrap();
+    let arguments = |count: usize| Claims { prefix: prefix(&vec!["a"; count]), ..packable() };
+    refused(Packed::grant(&arguments(17), &key(NODE)), Code::Usage, "at most 16 arguments");
+    let grant = verify(&Token::Packed(Packed::grant(&arguments(16), &key(NODE)).unwrap()), FIRST, 1_200).unwrap();
+    grant.check(&parms(&["a"; 20]), None, 1_200_000).unwrap();
+    refused(grant.check(&parms(&["a"; 15]), None, 1_200_000), Code::NotAccepted, "the prefix whose hash is");
     refused(Packed::grant(&granted(), &key(NODE)), Code::Usage, "--delegable must be 0");
     refused(Packed::grant(&Claims { begins_s: 2_000, ..packable() }, &key(NODE)), Code::Usage, "ends before it begins");
 }
