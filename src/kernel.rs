@@ -119,43 +119,43 @@ impl Kernel {
 
     /// Calls `parms`. Dropping the future gives the call up; it goes on while others wait for it.
     pub async fn call(self: &Arc<Self>, caller: Caller, parms: Parms) -> Result<Reply> {
-        self.counters.calls.fetch_add(1, Ordering::Relaxed);
         let leaf = if goes_by_parms(&caller) { Key::of(&parms) } else { None };
         // Before anything is looked at: what changes from here on makes the reply one of the past.
         let epoch = self.epoch();
         if let Some(reply) = leaf.as_ref().and_then(|leaf| self.syscalls.reply(leaf, epoch, crate::time::now_ms)) {
+            self.counters.calls.fetch_add(1, Ordering::Relaxed);
             self.counters.hits.fetch_add(1, Ordering::Relaxed);
             return Ok(reply);
         }
-        let mut end = End(&self.counters.interrupted);
-        let reply = self.reply(caller, parms, &mut end).await;
-        match reply {
-            Ok((reply, promise)) => {
-                if let (Some(leaf), true) = (leaf, reply.immutable) {
-                    self.syscalls.remember(leaf, &reply, epoch, promise.span_ms());
-                }
-                Ok(reply)
-            }
-            Err(error) => {
-                end.0 = &self.counters.failures;
-                Err(error)
-            }
+        let call = self.check(caller, parms).inspect_err(|error| self.report("call refused", error));
+        let span_ms = call.as_ref().map(|call| call.promise.span_ms()).ok();
+        let reply = self.carry_out(call).await?;
+        if let (Some(leaf), Some(span_ms), true) = (leaf, span_ms, reply.immutable) {
+            self.syscalls.remember(leaf, &reply, epoch, span_ms);
         }
+        Ok(reply)
     }
 
-    /// The reply to a call, and the promise under which it was given.
-    async fn reply<'a>(
-        self: &'a Arc<Self>,
-        caller: Caller,
-        parms: Parms,
-        end: &mut End<'a>,
-    ) -> Result<(Reply, Arc<Promise>)> {
-        let call = self.check(caller, parms).inspect_err(|error| self.report("call refused", error))?;
-        let (flight, asking, promise) = (call.flight(), call.caller.asking, call.promise.clone());
+    /// Counts a call with its outcome.
+    async fn carry_out(self: &Arc<Self>, call: Result<Call>) -> Result<Reply> {
+        self.counters.calls.fetch_add(1, Ordering::Relaxed);
+        let mut end = End(&self.counters.interrupted);
+        let reply = match call {
+            Ok(call) => self.reply(call, &mut end).await,
+            Err(error) => Err(error),
+        };
+        if reply.is_err() {
+            end.0 = &self.counters.failures;
+        }
+        reply
+    }
+
+    async fn reply<'a>(self: &'a Arc<Self>, call: Call, end: &mut End<'a>) -> Result<Reply> {
+        let (flight, asking) = (call.flight(), call.caller.asking);
         // What is known needs no flight.
         if let Some(reply) = self.recalled(&call)? {
             end.0 = &self.counters.hits;
-            return Ok((reply, promise));
+            return Ok(reply);
         }
         if call.module.manifest.accept == Accepts::Dynamic && !asks(&call.parms.promise) {
             self.ask(&call).await.inspect_err(|error| self.report("call rejected", error))?;
@@ -177,7 +177,7 @@ impl Kernel {
             })
             .await?;
         end.0 = &self.counters.computed;
-        Ok((reply, promise))
+        Ok(reply)
     }
 
     /// The reply to a checked call from the cache, which is consulted before all others.
@@ -201,9 +201,10 @@ impl Kernel {
 
     /// Asks a module that says so of itself whether it accepts the call. Its answer is the result of a call of its own.
     async fn ask(self: &Arc<Self>, call: &Call) -> Result<()> {
-        // The node asks for itself: what the caller may call, it may ask about.
-        let caller = Caller { authority: Authority::Owner, ..call.caller.clone() };
-        let asking = self.call(caller, acceptance::question(&call.parms));
+        // What the caller may call, it may ask about; what the module opens to find an answer, it opens by the caller's right.
+        let question = acceptance::question(&call.parms);
+        let promise = self.promise(&question.promise)?;
+        let asking = self.carry_out(self.prepare(call.caller.clone(), promise, question));
         let answer = Box::pin(asking).await.map_err(|e| e.during("asking the module whether it accepts the call"))?;
         acceptance::check(&self.store, &answer)
     }
@@ -224,12 +225,15 @@ impl Kernel {
     }
 
     /// The same for a caller of this right. Others than the owner are told only what they might compute themselves: every call
-    /// that went into the result must be one that they may make.
+    /// that went into the result must be one that they may make. A volatile result may depend on who asked, so each right has its own.
     pub fn known_to(&self, authority: &Authority, parms: &Parms, limits: &Limits) -> Result<Option<Reply>> {
         let reply = self.known(parms, limits)?;
+        if *authority == Authority::Owner {
+            return Ok(reply);
+        }
         match reply {
-            Some(reply) if *authority != Authority::Owner && !self.may_know(authority, &reply)? => Ok(None),
-            reply => Ok(reply),
+            Some(reply) if reply.until_ms.is_none() && self.may_know(authority, &reply)? => Ok(Some(reply)),
+            _ => crate::cache::recall(&self.store, &self.names, &authority.flight(parms.memo_key(limits))),
         }
     }
 
@@ -306,6 +310,11 @@ impl Kernel {
             return Err(Error::new(Code::Cycle, format!("calls are nested more than {MAX_DEPTH} deep")));
         }
         let promise = self.check_rights(&caller.authority, &parms)?;
+        self.prepare(caller, promise, parms)
+    }
+
+    /// A call for which the caller has the right.
+    fn prepare(self: &Arc<Self>, caller: Caller, promise: Arc<Promise>, parms: Parms) -> Result<Call> {
         let module = self.modules.get(&parms.module)?;
         module.check(&parms.arguments)?;
         let limits = Limits::from(promise.limits).lowered_by(module.manifest.limits.as_ref());

@@ -13,6 +13,7 @@ use gridfs_store::{Batch, Cid, Codec, Durability, Store, Target};
 use tokio::sync::Semaphore;
 
 use crate::acceptance::{asks, message};
+use crate::authority::Authority;
 use crate::cache::{self, Failures};
 use crate::describe::Runner;
 use crate::error::{Code, Error, Result};
@@ -173,7 +174,13 @@ impl WasmModule {
         let receipt = receipt.signed_by(&call.kernel.identity);
         let receipt = batch.put_bytes(Codec::DagCbor, &cbor::to_vec(&receipt))?;
         let memo = Memo::of(&Reply { until_ms, ..Reply::stored(result) }, receipt, named);
-        batch.put_memo(call.key, &label(call), &memo.to_bytes())?;
+        let (key, label) = match until_ms {
+            None => (call.key, label(call)),
+            // It may depend on who asked. The owner's is listed, as all that is known to the owner.
+            Some(_) if call.caller.authority != Authority::Owner => (call.flight(), Vec::new()),
+            Some(_) => (call.key, label(call)),
+        };
+        batch.put_memo(key, &label, &memo.to_bytes())?;
         batch.commit(Durability::Lazy)?;
         Ok(memo.reply())
     }

@@ -187,6 +187,25 @@ fn what_is_remembered_is_told_only_to_who_might_compute_it() {
     assert_eq!(node.grid(["copy"]).ok(), counts);
 }
 
+#[test]
+fn a_module_that_is_asked_whether_it_accepts_has_no_more_right_than_who_asks() {
+    use gridfs_modules::Manifest;
+    use gridfs_modules::manifest::Accepts;
+    let node = Node::mounted();
+    node.put("text", "a b\nc\n");
+    guard(&node, "few", &[]);
+    let manifest = Manifest { accept: Accepts::Dynamic, ..Manifest::untyped() };
+    node.add_wat("sly", &copier("few/wc/text", 0), Some(&manifest));
+    let token = grant(&node, &key(&node), &["--prefix", "/local/sly"]);
+    let words = "asking the module whether it accepts the call: a nested call failed: no authority for";
+    refused(call(&node, &token, &["sly"]), words);
+    assert_eq!(node.grid(["sly"]).ok(), node.grid(["wc", "text"]).ok());
+    refused(call(&node, &token, &["sly"]), words);
+    // Who may make the call in it may ask too.
+    let token = grant(&node, &key(&node), &[]);
+    assert_eq!(call(&node, &token, &["sly"]).ok(), node.grid(["wc", "text"]).ok());
+}
+
 /// As another user of the machine.
 fn as_nobody(node: &Node, line: &str) -> Ran {
     let script = format!("exec setpriv --reuid 65534 --regid 65534 --clear-groups sh -c '{line}'");
@@ -330,5 +349,12 @@ fn a_module_verifies_tokens_and_looks_into_memory() {
     assert_eq!(number(node.grid(["peek", "//few/wc/text"])), 1);
     let outer = grant(&node, &own, &["--prefix", "/local/peek"]);
     assert_eq!(number(call(&node, &outer, &["peek", "///few/wc/text"])), -2);
+    // An answer that depends on who asked is remembered for who asked alone.
+    assert_eq!(number(call(&node, &outer, &["peek", "//few/wc/text"])), -2);
+    assert_eq!(number(node.grid(["peek", "///few/wc/text"])), 1);
+    let runs = node.stat("runs");
+    assert_eq!(number(call(&node, &outer, &["peek", "///few/wc/text"])), -2);
+    assert_eq!(number(node.grid(["peek", "///few/wc/text"])), 1);
+    assert_eq!(node.stat("runs"), runs, "both from memory");
     assert_eq!(number(node.grid(["peek", "/few/wc/nothing"])), -44);
 }

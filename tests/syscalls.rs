@@ -44,7 +44,8 @@ fn the_tree_starts_empty_learns_from_calls_and_survives_restarts() {
     let prefix = std::fs::canonicalize(node.at("local/wc")).unwrap();
     let prefix = format!("/{}", prefix.strip_prefix(node.mnt()).unwrap().display());
     let seen: Vec<_> = lines.iter().map(|line| [line[0], line[1], line[2], line[4], line[5], line[7]]).collect();
-    assert_eq!(seen, [[prefix.as_str(), "cas", "rejects", "0", "0", "-"], [&prefix, "wasm", "accepts", "1", "0", "-"]]);
+    let rejecting = |id| [prefix.as_str(), id, "rejects", "0", "0", "-"];
+    assert_eq!(seen, [rejecting("manifest"), rejecting("cas"), [&prefix, "wasm", "accepts", "1", "0", "-"]]);
 
     // Replies are not kept, what was learnt is; a command without a daemon knows it and adds to it.
     node.umount();

@@ -8,11 +8,7 @@ use super::*;
 use crate::error::{Code, Error};
 use crate::identity::Identity;
 
-#[allow(dead_code, reason = "the store's own tests use all of it")]
-#[path = "../../store/src/dice.rs"]
-mod dice;
-
-use dice::Dice;
+use crate::dice::Dice;
 
 fn key(number: u8) -> Identity {
     Identity::of_seed([number; 32])
