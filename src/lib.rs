@@ -10,6 +10,7 @@ pub mod cas;
 pub mod cli;
 pub mod client;
 mod collect;
+pub mod copies;
 pub mod daemon;
 pub mod describe;
 pub mod error;

@@ -103,6 +103,7 @@ impl Grid {
         text.gauge("gridfs_store_memos", "Results remembered, aliases, pins and accepted promises.", store.memos);
         text.gauge("gridfs_store_plain_bytes", "Bytes of all distinct chunks before compression.", store.plain_bytes);
         text.gauge("gridfs_store_bytes", "Bytes of all packs.", self.kernel.store.stored_bytes());
+        text.gauge("gridfs_copies_bytes", "Bytes of plain copies of large files.", self.copies.total_bytes());
         text.gauge(
             "gridfs_uptime_seconds",
             "Seconds since the grid was mounted.",
