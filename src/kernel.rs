@@ -43,6 +43,8 @@ pub struct Counters {
     pub interrupted: AtomicU64,
     /// Evaluations of WASM modules that were started.
     pub runs: AtomicU64,
+    /// How long those that ended took, in nanoseconds, each from instantiation to its result.
+    pub run_ns: AtomicU64,
 }
 
 /// Counts a call when it ends: as interrupted, unless it came to another end before.

@@ -54,6 +54,8 @@ impl WasmModule {
         call.kernel.counters.runs.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let started = Instant::now();
         let ended = tokio::time::timeout(wall_time(&call.limits), run(invocation)).await;
+        let run_ns = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        call.kernel.counters.run_ns.fetch_add(run_ns, std::sync::atomic::Ordering::Relaxed);
         let outcome = ended.map_err(|_| out_of_time(call))??;
         record(call, &grid, outcome, started)
     }

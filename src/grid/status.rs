@@ -92,6 +92,8 @@ impl Grid {
             text.sample(&format!("gridfs_calls_total{{outcome=\"{outcome}\"}}"), count(counter));
         }
         text.counter("gridfs_runs_total", "Runs of modules that were started.", count(&calls.runs));
+        text.family("gridfs_run_seconds_total", "counter", "Time that these runs took.");
+        text.sample("gridfs_run_seconds_total", count(&calls.run_ns) as f64 / 1e9);
         text.gauge("gridfs_computations", "Computations under way or queued.", self.kernel.running() as u64);
         text.gauge("gridfs_waiting", "Calls that wait for a computation.", self.kernel.waiting() as u64);
         text.counter("gridfs_opens_total", "Files of the mount opened.", count(&self.traffic.opens));
@@ -125,7 +127,7 @@ impl Exposition {
         writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}").expect("a String takes everything");
     }
 
-    fn sample(&mut self, name: &str, value: u64) {
+    fn sample(&mut self, name: &str, value: impl std::fmt::Display) {
         writeln!(self.0, "{name} {value}").expect("a String takes everything");
     }
 
