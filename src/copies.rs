@@ -3,7 +3,7 @@
 //! A copy is made by a thread of its own, in the background, and hashed as it is written: what does not match is dropped.
 //! It is a file without a name: nobody else can open it, and it is gone with the process, so that nothing is found after a
 //! crash that would have to be trusted or cleaned up. Copies take a bounded part of the disk; those used least lately go
-//! first. One that can't be made costs nothing but a line in the log: the file is read as before.
+//! first. One that can't be made costs nothing: the file is read as before.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::{File, OpenOptions};
@@ -11,9 +11,10 @@ use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use gridfs_store::{Cid, Object};
 
@@ -27,18 +28,22 @@ const FREE_PARTS: u64 = 4;
 const MAX_READ: usize = 1024;
 /// Files that wait to be copied; more are asked for again at their next open.
 const MAX_WAITING: usize = 4;
+/// How far the thread steps back behind those that answer.
+const NICE: i32 = 10;
 const PIECE_BYTES: usize = 1 << 20;
 
 /// The copies of a node.
 pub struct Copies {
     shared: Arc<Shared>,
-    /// To the thread, once there is one.
-    wanted: Mutex<Option<SyncSender<Object>>>,
+    /// To the thread, and the thread, once there is one.
+    wanted: Mutex<Option<(SyncSender<Object>, JoinHandle<()>)>>,
 }
 
 struct Shared {
     directory: PathBuf,
     limit_bytes: u64,
+    /// The thread is to end.
+    closing: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -62,7 +67,8 @@ struct Copy {
 impl Copies {
     /// Copies of at most `limit_bytes` together, on the file system of `directory`.
     pub fn new(directory: &Path, limit_bytes: u64) -> Copies {
-        let shared = Shared { directory: directory.to_owned(), limit_bytes, state: Mutex::default() };
+        let closing = AtomicBool::new(false);
+        let shared = Shared { directory: directory.to_owned(), limit_bytes, closing, state: Mutex::default() };
         Copies { shared: Arc::new(shared), wanted: Mutex::default() }
     }
 
@@ -118,28 +124,39 @@ impl Copies {
     /// Hands an object to the thread; false if it has no room.
     fn want(&self, object: Object) -> bool {
         let mut wanted = self.wanted.lock().expect("no panic while it is held");
-        let sender = match &mut *wanted {
-            Some(sender) => sender,
-            none => {
-                let (sender, waiting) = sync_channel(MAX_WAITING);
-                let shared = Arc::clone(&self.shared);
-                let started = thread::Builder::new().name("gridfs-copy".into()).spawn(move || shared.work(&waiting));
-                if let Err(error) = started {
-                    tracing::debug!(%error, "no thread to copy files");
-                    return false;
-                }
-                none.insert(sender)
+        if wanted.is_none() {
+            let (sender, waiting) = sync_channel(MAX_WAITING);
+            let shared = Arc::clone(&self.shared);
+            let started = thread::Builder::new().name("gridfs-copy".into()).spawn(move || shared.work(&waiting));
+            match started {
+                Ok(thread) => *wanted = Some((sender, thread)),
+                Err(error) => tracing::debug!(%error, "no thread to copy files"),
             }
-        };
-        sender.try_send(object).is_ok()
+        }
+        wanted.as_ref().is_some_and(|(sender, _)| sender.try_send(object).is_ok())
+    }
+}
+
+/// The thread holds the store open, so it ends first: within a piece.
+impl Drop for Copies {
+    fn drop(&mut self) {
+        self.shared.closing.store(true, Ordering::Relaxed);
+        let wanted = self.wanted.get_mut().expect("no panic while it is held").take();
+        let Some((sender, thread)) = wanted else { return };
+        drop(sender);
+        if thread.join().is_err() {
+            tracing::error!("the thread that copies files panicked");
+        }
     }
 }
 
 impl Shared {
-    /// Ends when nobody can want anything any more.
+    /// Ends when nobody can want anything any more, or wants it to.
     fn work(&self, waiting: &Receiver<Object>) {
+        // Nobody waits for it; where it can't step back it works all the same.
+        let _ = rustix::process::setpriority_process(None, NICE);
         for object in waiting {
-            let made = self.make_room(object.size_bytes()).and_then(|()| copy(&self.directory, &object));
+            let made = self.make_room(object.size_bytes()).and_then(|()| self.copy(&object));
             let mut state = self.lock();
             state.coming.remove(&object.cid());
             match made {
@@ -147,6 +164,29 @@ impl Shared {
                 Err(error) => tracing::debug!(cid = %object.cid(), %error, "no plain copy was made"),
             }
         }
+    }
+
+    /// Writes an object into a file without a name, which can't be written any more when it is returned.
+    fn copy(&self, object: &Object) -> io::Result<File> {
+        let unnamed = rustix::fs::OFlags::TMPFILE.bits().cast_signed();
+        let mut file = OpenOptions::new().write(true).mode(0o400).custom_flags(unnamed).open(&self.directory)?;
+        let (mut reader, mut hasher) = (object.reader(), blake3::Hasher::new());
+        let mut piece = vec![0; PIECE_BYTES];
+        loop {
+            if self.closing.load(Ordering::Relaxed) {
+                return Err(io::Error::other("the node is being closed"));
+            }
+            let count = reader.read(&mut piece)?;
+            if count == 0 {
+                break;
+            }
+            hasher.update(&piece[..count]);
+            file.write_all(&piece[..count])?;
+        }
+        if *hasher.finalize().as_bytes() != object.cid().hash.0 {
+            return Err(io::Error::other("it does not hash to its name"));
+        }
+        File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
     }
 
     /// Lets the copies used least lately go until there is room for another.
@@ -188,26 +228,6 @@ impl State {
         self.total_bytes -= copy.size_bytes;
         Some(copy)
     }
-}
-
-/// Writes an object into a file without a name, which can't be written any more when it is returned.
-fn copy(directory: &Path, object: &Object) -> io::Result<File> {
-    let unnamed = rustix::fs::OFlags::TMPFILE.bits().cast_signed();
-    let mut file = OpenOptions::new().write(true).mode(0o400).custom_flags(unnamed).open(directory)?;
-    let (mut reader, mut hasher) = (object.reader(), blake3::Hasher::new());
-    let mut piece = vec![0; PIECE_BYTES];
-    loop {
-        let count = reader.read(&mut piece)?;
-        if count == 0 {
-            break;
-        }
-        hasher.update(&piece[..count]);
-        file.write_all(&piece[..count])?;
-    }
-    if *hasher.finalize().as_bytes() != object.cid().hash.0 {
-        return Err(io::Error::other("it does not hash to its name"));
-    }
-    File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
 #[cfg(test)]
@@ -300,6 +320,19 @@ mod tests {
         settled(&copies);
         copies.retain(|cid| *cid == objects[0].cid());
         assert!(copies.total_bytes() <= MIN_BYTES);
+    }
+
+    #[test]
+    fn nothing_holds_the_store_open_after_the_last_copy() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store");
+        let objects = stored(&path, 4);
+        let copies = Copies::new(dir.path(), 1 << 40);
+        objects.iter().for_each(|object| copies.was_read(object));
+        objects.iter().for_each(|object| assert!(copies.open(object).is_none()));
+        drop(objects);
+        drop(copies);
+        drop(Store::open(&path, Options::default()).unwrap());
     }
 
     #[test]
