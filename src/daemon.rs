@@ -47,7 +47,7 @@ impl Daemon {
         let (terminate, interrupt) = (signal_of(SignalKind::terminate())?, signal_of(SignalKind::interrupt())?);
         let socket = home::socket(node.home.directory());
         let listener = listen(&socket)?;
-        let grid = Grid::new(node.kernel.clone(), node.home.directory().to_owned(), policy);
+        let grid = Grid::new(node.kernel.clone(), node.copies.clone(), node.home.directory().to_owned(), policy);
         let runtime = tokio::runtime::Handle::current();
         let mount = mount(grid, directory, options, runtime)
             .map_err(|e| Error::caused(Code::General, format!("can't mount at {}", directory.display()), e))?;

@@ -1,7 +1,7 @@
 //! The node's home: `~/.grid`, or what `GRID_HOME` says.
 //!
 //! ```text
-//! config.toml    settings (quota), and the root of the symbol table; the user's comments are kept
+//! config.toml    settings (quota, copies), and the root of the symbol table; the user's comments are kept
 //! cache/         the store (see store/FORMAT.md)
 //! code/          compiled modules, local to this machine; may be deleted
 //! keys/          private keys (0600)
@@ -100,13 +100,22 @@ impl Home {
 
     /// The store's quota, `quota = "10 GiB"` or a number of bytes.
     pub fn quota_bytes(&self) -> Result<Option<u64>> {
+        self.size_bytes("quota")
+    }
+
+    /// What plain copies of large files may take, `copies = "2 GiB"` or a number of bytes; 0 for none.
+    pub fn copies_bytes(&self) -> Result<u64> {
+        Ok(self.size_bytes("copies")?.unwrap_or(crate::copies::DEFAULT_BYTES))
+    }
+
+    fn size_bytes(&self, key: &str) -> Result<Option<u64>> {
         let config = self.config.lock().expect("no panic while it is held");
-        let Some(item) = config.get("quota") else { return Ok(None) };
+        let Some(item) = config.get(key) else { return Ok(None) };
         let number = item.as_integer().and_then(|bytes| u64::try_from(bytes).ok());
         let parsed = number.or_else(|| item.as_str()?.parse::<ByteSize>().ok().map(|size| size.as_u64()));
         parsed.map(Some).ok_or_else(|| {
             let path = self.directory.join("config.toml");
-            let why = format!("quota in {} is no size; write it like \"10 GiB\", or as bytes", path.display());
+            let why = format!("{key} in {} is no size; write it like \"10 GiB\", or as bytes", path.display());
             Error::new(Code::General, why)
         })
     }

@@ -54,6 +54,8 @@ pub struct Counters {
     pub runs: AtomicU64,
     /// Results found to hold without running their module, for all below them was what it had been.
     pub renewed: AtomicU64,
+    /// How long those that ended took, in nanoseconds, each from instantiation to its result.
+    pub run_ns: AtomicU64,
 }
 
 /// Counts a call when it ends: as interrupted, unless it came to another end before.

@@ -14,6 +14,7 @@ pub mod cli;
 pub mod client;
 mod collect;
 mod consult;
+pub mod copies;
 pub mod daemon;
 pub mod describe;
 pub mod error;

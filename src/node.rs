@@ -13,6 +13,7 @@ use crate::accepted::Accepted;
 use crate::builtins;
 use crate::cache::Cache;
 use crate::cas::CasModule;
+use crate::copies::Copies;
 use crate::error::{Code, Error, Result};
 use crate::home::Home;
 use crate::identity::Identity;
@@ -31,6 +32,8 @@ pub struct Node {
     pub home: Arc<Home>,
     /// Its kernel.
     pub kernel: Arc<Kernel>,
+    /// Plain copies of large files.
+    pub copies: Arc<Copies>,
     /// Loads and runs WASM programs.
     pub engine: Arc<Engine>,
     /// Runs WASM: apart from the caller's runtime, so that computing never keeps an answer waiting.
@@ -55,11 +58,12 @@ impl Node {
             .enable_time()
             .build()
             .map_err(|e| Error::caused(Code::General, "can't start threads for computing", e))?;
+        let copies = Arc::new(Copies::new(home.directory(), home.copies_bytes()?));
         let accepted = Accepted::open(store.clone())?;
         let identity = Identity::open(&home.keys())?;
         let syscalls = Syscalls::open(&home.syscalls());
         let kernel = Kernel::new(store, names, identity, accepted, syscalls, modules, compute.handle().clone());
-        Ok(Node { home, kernel, engine, compute: Some(compute) })
+        Ok(Node { home, kernel, copies, engine, compute: Some(compute) })
     }
 }
 

@@ -98,6 +98,8 @@ impl WasmModule {
         call.kernel.counters.runs.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let started = Instant::now();
         let ended = tokio::time::timeout(Duration::from_millis(call.limits.wall_ms), run(invocation)).await;
+        let run_ns = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        call.kernel.counters.run_ns.fetch_add(run_ns, std::sync::atomic::Ordering::Relaxed);
         let ended = ended.map_err(|_| out_of_time(call))?;
         let Outcome { result, mut batch, stderr, fuel } = match asks(&call.parms.promise) {
             true => answer(call, ended)?,

@@ -25,7 +25,8 @@ fn samples(text: &str) -> BTreeMap<String, u64> {
             }
             [sample, value] => {
                 assert_eq!(Some(sample.split('{').next().unwrap()), family, "{line}");
-                assert!(samples.insert(sample.to_owned(), value.parse().unwrap()).is_none(), "{line}");
+                let value: f64 = value.parse().unwrap();
+                assert!(samples.insert(sample.to_owned(), value as u64).is_none(), "{line}");
             }
             _ => panic!("{line}"),
         }

@@ -100,6 +100,23 @@ fn an_ordinary_user_mounts_reads_and_unmounts() {
     assert_eq!(squeezed(&said), squeezed(expected));
 }
 
+/// Plain copies are root's: an ordinary user's mount reads large files as ever, and makes none.
+#[test]
+fn an_ordinary_user_s_large_files_are_not_copied() {
+    if !can_become_nobody() {
+        return;
+    }
+    let script = "
+        head -c 9000000 /dev/urandom > long
+        user gridfs put --name long long > cid
+        user gridfs mount mnt
+        for turn in 1 2 3; do user cmp long mnt/local/cas/long; done
+        user grep gridfs_copies_bytes mnt/.grid/metrics
+        user gridfs umount mnt";
+    let said = User::new().sh(script).ok();
+    assert!(said.ends_with("gauge\ngridfs_copies_bytes 0\n"), "{said}");
+}
+
 #[test]
 fn a_user_s_dead_mount_heals_and_is_unmounted() {
     if !can_become_nobody() {

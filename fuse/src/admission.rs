@@ -4,7 +4,8 @@
 //! and leaves room for everybody else's first question. Turns are given in the order in which they are asked for.
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::File;
+use std::io::Read as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -68,8 +69,10 @@ impl Drop for Turn {
 
 /// The process that a thread is of (`Tgid` of proc_pid_status(5)); `None` if it is gone or hidden.
 fn process_of(thread: u32) -> Option<u32> {
-    let status = fs::read(format!("/proc/{thread}/status")).ok()?;
-    let line = status.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"Tgid:"))?;
+    // The line is among the first.
+    let mut status = [0; 1024];
+    let count = File::open(format!("/proc/{thread}/status")).ok()?.read(&mut status).ok()?;
+    let line = status[..count].split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"Tgid:"))?;
     str::from_utf8(line).ok()?.trim().parse().ok()
 }
 

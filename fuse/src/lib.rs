@@ -13,15 +13,15 @@
 //! | `admission` | how many later answers one process may have under way |
 //! | `signals` | whether a process has a signal waiting that must interrupt it |
 //! | `inodes`, `handles`, `listing` | nodes by number, open files and directories by number, a directory's snapshot |
+//! | `modes` | which files are read straight from plain files |
 //! | `attributes`, `errno` | a node's attributes, and errnos, as the kernel wants them |
 //! | `mount`, `device` | mounting, the event loops, unmounting |
 //! | `mountpoint`, `mountinfo` | what is mounted on a directory; healing a dead mount |
 //!
 //! What every operation answers, errno for errno, stands in `SEMANTICS.md` beside this crate.
 //!
-//! Deliberately absent: writing, file locks across machines, passthrough to plain files, and anything
-//! that knows what the tree shows. Dead callers are noticed by polling, because fuser 0.18 answers
-//! `FUSE_INTERRUPT` with `ENOSYS`.
+//! Deliberately absent: writing, file locks across machines, and anything that knows what the tree shows. Dead callers
+//! are noticed by polling, because fuser 0.18 answers `FUSE_INTERRUPT` with `ENOSYS`.
 
 mod admission;
 mod attributes;
@@ -31,6 +31,7 @@ mod error;
 mod handles;
 mod inodes;
 mod listing;
+mod modes;
 mod mount;
 mod mountinfo;
 mod mountpoint;
@@ -42,4 +43,4 @@ mod tree;
 pub use error::MountError;
 pub use mount::{Kept, Mount, MountOptions, mount};
 pub use mountpoint::{heal, is_mounted, unmount};
-pub use tree::{Answer, Attr, Blocking, Entry, Errno, Kind, Later, Opened, Opening, Space, Tree};
+pub use tree::{Answer, Attr, Blocking, Entry, Errno, Kind, Later, Opened, Opening, Served, Space, Tree};

@@ -55,7 +55,8 @@ impl Default for MountOptions {
             open_limit: 1 << 16,
             turns_per_process: 16,
             no_exec: false,
-            read_ahead_kib: 2048,
+            // More is read in longer pieces, which leave the processor's own cache on their way.
+            read_ahead_kib: 512,
             unmount_wait: Duration::from_secs(2),
         }
     }

@@ -4,18 +4,20 @@
 //! caller an error: on an event loop it is caught in [`survive`], in a task by the runtime.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
-    IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags,
-    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl,
-    ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    AccessFlags, BackingId, BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
+    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, PollEvents, PollFlags, PollNotifier,
+    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use rustix::fs::OFlags;
 use tokio::runtime::Handle;
@@ -27,9 +29,10 @@ use crate::errno::wire;
 use crate::handles::Handles;
 use crate::inodes::{Inodes, ROOT};
 use crate::listing::{Line, Listing, NAME_MAX};
+use crate::modes::Modes;
 use crate::mount::MountOptions;
 use crate::pending::outcome;
-use crate::tree::{Answer, Attr, Entry, Errno, Kind, Opened, Opening, Tree};
+use crate::tree::{Answer, Attr, Entry, Errno, Kind, Opened, Opening, Served, Tree};
 
 /// What is asked of the kernel, each for itself: one unknown flag would refuse them all.
 ///
@@ -62,6 +65,9 @@ struct Mounted<T: Tree> {
     tree: Arc<T>,
     inodes: Inodes<T::Node>,
     files: Handles<Arc<T::File>>,
+    modes: Modes<BackingId>,
+    /// Whether the kernel takes plain files; until it refuses one.
+    passthrough: AtomicBool,
     listings: Handles<Arc<Listing<T::Node>>>,
     owner: Owner,
     admission: Arc<Admission>,
@@ -77,6 +83,8 @@ impl<T: Tree> Protocol<T> {
             tree,
             inodes,
             files: Handles::new(options.open_limit),
+            modes: Modes::new(),
+            passthrough: AtomicBool::new(false),
             listings: Handles::new(options.open_limit),
             owner: Owner { uid: options.uid, gid: options.gid },
             admission: Admission::new(options.turns_per_process),
@@ -158,20 +166,38 @@ impl<T: Tree> Mounted<T> {
         }
     }
 
-    fn reply_opened(&self, opened: Result<Opened<T::File>, Errno>, reply: ReplyOpen) {
-        let opened = opened.and_then(|Opened { file, keep_cache, uncached }| {
-            let handle = self.files.open(Arc::new(file))?;
-            let mut flags = FopenFlags::FOPEN_NOFLUSH;
-            flags.set(FopenFlags::FOPEN_KEEP_CACHE, keep_cache);
-            flags.set(FopenFlags::FOPEN_DIRECT_IO, uncached);
-            Ok((handle, flags))
-        });
-        match opened {
-            Ok((handle, flags)) => {
-                reply.opened(FileHandle(handle), flags);
-            }
-            Err(error) => reply.error(wire(error)),
+    fn reply_opened(&self, ino: INodeNo, opened: Result<Opened<T::File>, Errno>, reply: ReplyOpen) {
+        let opened = opened.and_then(|opened| Ok((self.files.open(Arc::new(opened.file))?, opened.served)));
+        let (handle, served) = match opened {
+            Ok((handle, served)) => (FileHandle(handle), served),
+            Err(error) => return reply.error(wire(error)),
+        };
+        let flags = FopenFlags::FOPEN_NOFLUSH;
+        let (offered, flags) = match served {
+            // The kernel does not count these opens.
+            Served::Uncached => return reply.opened(handle, flags | FopenFlags::FOPEN_DIRECT_IO),
+            Served::Fresh => (None, flags),
+            Served::Kept => (None, flags | FopenFlags::FOPEN_KEEP_CACHE),
+            Served::Plain(plain) => (self.backing(&plain, &reply), flags | FopenFlags::FOPEN_KEEP_CACHE),
+        };
+        match self.modes.opened(ino.0, offered) {
+            None => reply.opened(handle, flags),
+            // The only flag that may stand beside it.
+            Some(backing) => reply.opened_passthrough(handle, FopenFlags::FOPEN_NOFLUSH, &backing),
         }
+    }
+
+    /// Makes a plain file known to the kernel; `None` if that is not to be.
+    fn backing(&self, plain: &File, reply: &ReplyOpen) -> Option<BackingId> {
+        if !self.passthrough.load(Ordering::Relaxed) {
+            return None;
+        }
+        let backing = reply.open_backing(plain);
+        if let Err(error) = &backing {
+            tracing::debug!(%error, "the kernel takes no plain files");
+            self.passthrough.store(false, Ordering::Relaxed);
+        }
+        backing.ok()
     }
 
     /// One more line for `readdirplus`; true when the reply is full, and then the kernel was told nothing.
@@ -198,6 +224,11 @@ impl<T: Tree> Filesystem for Protocol<T> {
                 tracing::debug!(?missing, "the kernel lacks a capability");
             }
         }
+        // Plain files are for root alone. A stack of one: what they lie on may not be stacked itself.
+        let passthrough = rustix::process::geteuid().is_root()
+            && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
+            && config.set_max_stack_depth(1).is_ok();
+        self.0.passthrough.store(passthrough, Ordering::Relaxed);
         // Refused only for 0. `max_readahead` is already what the kernel grants.
         if config.set_max_background(MAX_BACKGROUND).is_err() {
             tracing::debug!(MAX_BACKGROUND, "refused");
@@ -259,10 +290,15 @@ impl<T: Tree> Filesystem for Protocol<T> {
                 Ok(node) => node,
                 Err(error) => return reply.error(error),
             };
-            let how = Opening { pid: req.pid(), uid: req.uid(), nonblocking: asked.contains(OFlags::NONBLOCK) };
+            let how = Opening {
+                pid: req.pid(),
+                uid: req.uid(),
+                nonblocking: asked.contains(OFlags::NONBLOCK),
+                passthrough: self.0.passthrough.load(Ordering::Relaxed),
+            };
             let answer = self.0.tree.open(&node, how);
-            self.0.answer_in_turn(req.pid(), answer, |mounted, opened| {
-                mounted.reply_opened(opened, reply);
+            self.0.answer_in_turn(req.pid(), answer, move |mounted, opened| {
+                mounted.reply_opened(ino, opened, reply);
             });
         });
     }
@@ -299,7 +335,7 @@ impl<T: Tree> Filesystem for Protocol<T> {
     fn release(
         &self,
         _: &Request,
-        _: INodeNo,
+        ino: INodeNo,
         handle: FileHandle,
         _: OpenFlags,
         _: Option<LockOwner>,
@@ -307,7 +343,10 @@ impl<T: Tree> Filesystem for Protocol<T> {
         reply: ReplyEmpty,
     ) {
         reply.ok();
-        survive(|| self.0.files.close(handle.0));
+        survive(|| {
+            self.0.modes.closed(ino.0);
+            self.0.files.close(handle.0);
+        });
     }
 
     fn opendir(&self, req: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {

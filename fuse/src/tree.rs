@@ -8,6 +8,7 @@
 //! The methods themselves run on an event loop and must not wait. So do the destructors of nodes and files.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::future::Future;
 use std::hash::Hash;
 use std::pin::Pin;
@@ -79,16 +80,29 @@ pub struct Opening {
     pub uid: u32,
     /// `O_NONBLOCK` was given.
     pub nonblocking: bool,
+    /// Whether the kernel takes plain files ([`Served::Plain`]).
+    pub passthrough: bool,
 }
 
 /// An open file.
 pub struct Opened<F> {
     /// What reads will be served from.
     pub file: F,
-    /// The content can never differ from what was read before: keep the kernel's pages of earlier opens.
-    pub keep_cache: bool,
+    /// How the kernel may serve them itself.
+    pub served: Served,
+}
+
+/// How the kernel may serve the reads of an open file.
+pub enum Served {
+    /// From pages that it reads anew for this open.
+    Fresh,
+    /// The content can never differ from what was read before: also from the pages of earlier opens.
+    Kept,
+    /// The same, and this plain file has the very content: from there without asking, where that is permitted and nobody
+    /// has the node open otherwise.
+    Plain(Arc<File>),
     /// The content is this open's own: the kernel keeps no pages, and reads to the end whatever size it was told.
-    pub uncached: bool,
+    Uncached,
 }
 
 /// Space and counts for `statfs`.

@@ -110,6 +110,7 @@ fn write_stats(out: &mut dyn io::Write, stats: &StatsRow) -> io::Result<()> {
         ("stored bytes", count(stats.stored_bytes)),
         ("quota", stats.quota_bytes.map_or("-".into(), count)),
         ("bytes on disk", count(stats.disk_bytes)),
+        ("plain copies", count(stats.copies_bytes)),
         ("deduplication ratio", ratio(stats.file_bytes, stats.plain_bytes)),
         ("compression ratio", ratio(stats.plain_bytes, stats.stored_bytes)),
         ("live part of packs", share(stats.live_bytes, stats.stored_bytes)),

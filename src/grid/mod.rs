@@ -11,16 +11,17 @@ use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use gridfs_fuse::{Answer, Attr, Entry, Errno, Kind, Opened, Opening, Space, Tree};
+use gridfs_fuse::{Answer, Attr, Entry, Errno, Kind, Opened, Opening, Served, Space, Tree};
 use gridfs_store::Target;
 use gridfs_store::{Cid, Object};
 
 use crate::acceptance::asks;
 use crate::authority::Authority;
+use crate::copies::Copies;
 use crate::describe::{Description, Runner};
 use crate::error::{Code, Error, Result};
 use crate::kernel::Kernel;
@@ -52,6 +53,7 @@ pub struct Policy {
 /// The grid as a mountable tree.
 pub struct Grid {
     kernel: Arc<Kernel>,
+    copies: Arc<Copies>,
     /// Where the store is, for the space there.
     directory: PathBuf,
     policy: Policy,
@@ -61,16 +63,24 @@ pub struct Grid {
 
 /// An open file of the mount.
 pub enum File {
-    /// A stored object, opened at this node.
-    Object(Object, Node),
+    /// A stored object.
+    Object(OpenObject),
     /// A status file, as it was when it was opened.
     Text(Vec<u8>),
 }
 
+/// A stored object, open at a node.
+pub struct OpenObject {
+    object: Object,
+    node: Node,
+    /// What Linux asked for so far.
+    read_bytes: AtomicU64,
+}
+
 impl Grid {
     /// Shows what `kernel` answers. `directory` is on the file system whose space `df` shows.
-    pub fn new(kernel: Arc<Kernel>, directory: PathBuf, policy: Policy) -> Arc<Grid> {
-        Arc::new(Grid { kernel, directory, policy, traffic: Traffic::new(), failures: Mutex::default() })
+    pub fn new(kernel: Arc<Kernel>, copies: Arc<Copies>, directory: PathBuf, policy: Policy) -> Arc<Grid> {
+        Arc::new(Grid { kernel, copies, directory, policy, traffic: Traffic::new(), failures: Mutex::default() })
     }
 
     /// The reply to a call if it is known, without running anything.
@@ -176,11 +186,25 @@ impl Grid {
         self.failures.lock().expect("no panic while it is held").get(&node.place()).cloned()
     }
 
-    /// Counts a read that was answered.
-    fn counted(&self, read: std::result::Result<Vec<u8>, Errno>) -> std::result::Result<Vec<u8>, Errno> {
+    /// Counts a read that was answered; returns its bytes.
+    fn counted(&self, read: &std::result::Result<Vec<u8>, Errno>) -> u64 {
+        let bytes = read.as_ref().map_or(0, Vec::len) as u64;
         self.traffic.reads.fetch_add(1, Ordering::Relaxed);
-        let bytes = read.as_ref().map_or(0, Vec::len);
-        self.traffic.read_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.traffic.read_bytes.fetch_add(bytes, Ordering::Relaxed);
+        bytes
+    }
+
+    /// Counts a read of an open object.
+    fn counted_of(
+        &self,
+        open: &OpenObject,
+        read: std::result::Result<Vec<u8>, Errno>,
+    ) -> std::result::Result<Vec<u8>, Errno> {
+        let bytes = self.counted(&read);
+        let before = open.read_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if (before..before + bytes).contains(&(open.object.size_bytes().saturating_sub(1))) {
+            self.copies.was_read(&open.object);
+        }
         read
     }
 
@@ -197,18 +221,21 @@ impl Grid {
         error.code.errno()
     }
 
-    fn opened(&self, node: &Node, reply: &Reply) -> Result<Opened<File>> {
-        let file = self.open_target(node, &reply.result)?;
-        // A volatile result may be over before it is read, and then has no size that the kernel could go by.
-        Ok(Opened { file, keep_cache: reply.immutable, uncached: reply.until_ms.is_some() })
-    }
-
-    fn open_target(&self, node: &Node, target: &Target) -> Result<File> {
-        let Target::File { cid, .. } = target else {
+    fn opened(&self, node: &Node, reply: &Reply, how: Opening) -> Result<Opened<File>> {
+        let Target::File { cid, .. } = &reply.result else {
             return Err(Error::new(Code::General, "the result is a directory, not a file"));
         };
         let object = self.kernel.store.object(cid)?.ok_or(gridfs_store::Error::NotFound { cid: *cid })?;
-        Ok(File::Object(object, node.clone()))
+        let plain = if reply.immutable && how.passthrough { self.copies.open(&object) } else { None };
+        let served = match plain {
+            Some(plain) => Served::Plain(plain),
+            None if reply.immutable => Served::Kept,
+            // A volatile result may be over before it is read, and then has no size that the kernel could go by.
+            None if reply.until_ms.is_some() => Served::Uncached,
+            None => Served::Fresh,
+        };
+        let open = OpenObject { object, node: node.clone(), read_bytes: AtomicU64::new(0) };
+        Ok(Opened { file: File::Object(open), served })
     }
 
     fn attributes(&self, node: &Node) -> Result<Attr> {
@@ -378,7 +405,7 @@ impl Tree for Grid {
         let known = match node.what() {
             What::Report(report) => {
                 let file = File::Text(self.report(*report).into());
-                return Answer::Now(Ok(Opened { file, keep_cache: false, uncached: true }));
+                return Answer::Now(Ok(Opened { file, served: Served::Uncached }));
             }
             What::Stored(target) => Ok(Some(Reply::stored(target.clone()))),
             What::Call(call) => {
@@ -390,7 +417,7 @@ impl Tree for Grid {
             _ => return Answer::Now(Err(Errno::EISDIR)),
         };
         match known {
-            Ok(Some(reply)) => Answer::Now(self.opened(node, &reply).map_err(|e| {
+            Ok(Some(reply)) => Answer::Now(self.opened(node, &reply, how).map_err(|e| {
                 self.remember(node, Some(&e));
                 self.errno("open", &e)
             })),
@@ -400,7 +427,7 @@ impl Tree for Grid {
                 let (grid, node) = (self.clone(), node.clone());
                 Answer::Later(Box::pin(async move {
                     let computed = grid.compute(&node, grid.authority(how.uid)).await;
-                    let opened = computed.and_then(|(reply, _)| grid.opened(&node, &reply));
+                    let opened = computed.and_then(|(reply, _)| grid.opened(&node, &reply, how));
                     opened.map_err(|e| e.code.errno())
                 }))
             }
@@ -409,23 +436,27 @@ impl Tree for Grid {
     }
 
     fn read(self: &Arc<Self>, file: &Arc<File>, offset: u64, size: usize) -> Answer<Vec<u8>> {
-        match &**file {
+        let open = match &**file {
+            File::Object(open) => open,
             File::Text(text) => {
                 let start = usize::try_from(offset).unwrap_or(usize::MAX).min(text.len());
                 let end = start.saturating_add(size).min(text.len());
-                Answer::Now(self.counted(Ok(text[start..end].to_vec())))
+                let read = Ok(text[start..end].to_vec());
+                self.counted(&read);
+                return Answer::Now(read);
             }
-            File::Object(object, node) => match object.read_at_hand(offset, size) {
-                Ok(Some(bytes)) => Answer::Now(self.counted(Ok(bytes))),
-                Ok(None) => {
-                    let (grid, object, node) = (self.clone(), object.clone(), node.clone());
-                    Answer::Blocking(Box::new(move || {
-                        let read = object.read(offset, size);
-                        grid.counted(read.map_err(|e| grid.read_failed(&node, &e.into())))
-                    }))
-                }
-                Err(error) => Answer::Now(self.counted(Err(self.read_failed(node, &error.into())))),
-            },
+        };
+        match open.object.read_at_hand(offset, size) {
+            Ok(Some(bytes)) => Answer::Now(self.counted_of(open, Ok(bytes))),
+            Ok(None) => {
+                let (grid, file) = (self.clone(), file.clone());
+                Answer::Blocking(Box::new(move || {
+                    let File::Object(open) = &*file else { unreachable!("it is an object's above") };
+                    let read = open.object.read(offset, size);
+                    grid.counted_of(open, read.map_err(|e| grid.read_failed(&open.node, &e.into())))
+                }))
+            }
+            Err(error) => Answer::Now(self.counted_of(open, Err(self.read_failed(&open.node, &error.into())))),
         }
     }
 

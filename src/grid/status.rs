@@ -127,6 +127,8 @@ impl Grid {
             text.sample(&format!("gridfs_calls_total{{outcome=\"{outcome}\"}}"), count(counter));
         }
         text.counter("gridfs_runs_total", "Runs of modules that were started.", count(&calls.runs));
+        text.family("gridfs_run_seconds_total", "counter", "Time that these runs took.");
+        text.sample("gridfs_run_seconds_total", count(&calls.run_ns) as f64 / 1e9);
         text.gauge("gridfs_computations", "Computations under way or queued.", self.kernel.running() as u64);
         text.gauge("gridfs_waiting", "Calls that wait for a computation.", self.kernel.waiting() as u64);
         text.counter("gridfs_opens_total", "Files of the mount opened.", count(&self.traffic.opens));
@@ -138,6 +140,7 @@ impl Grid {
         text.gauge("gridfs_store_memos", "Results remembered, aliases, pins and accepted promises.", store.memos);
         text.gauge("gridfs_store_plain_bytes", "Bytes of all distinct chunks before compression.", store.plain_bytes);
         text.gauge("gridfs_store_bytes", "Bytes of all packs.", self.kernel.store.stored_bytes());
+        text.gauge("gridfs_copies_bytes", "Bytes of plain copies of large files.", self.copies.total_bytes());
         text.gauge(
             "gridfs_uptime_seconds",
             "Seconds since the grid was mounted.",
@@ -159,7 +162,7 @@ impl Exposition {
         writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}").expect("a String takes everything");
     }
 
-    fn sample(&mut self, name: &str, value: u64) {
+    fn sample(&mut self, name: &str, value: impl std::fmt::Display) {
         writeln!(self.0, "{name} {value}").expect("a String takes everything");
     }
 

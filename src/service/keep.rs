@@ -52,6 +52,7 @@ impl Service {
 
     pub(super) async fn collect(&self, dry_run: bool, events: &mpsc::Sender<Event>) -> Result<Answer> {
         let (kernel, events) = (self.node.kernel.clone(), events.clone());
+        let copies = self.node.copies.clone();
         blocking(move || {
             let done = kernel.collect(dry_run, &mut |phase| {
                 // Progress that finds no room is superseded by the next.
@@ -60,6 +61,8 @@ impl Service {
                     Phase::Sweeping(done, all) => format!("{done} of {all} packs done"),
                 }));
             })?;
+            // What can't be told is kept.
+            copies.retain(|cid| kernel.store.contains(cid).unwrap_or(true));
             Ok(Answer::Collected(CollectedRow {
                 dry_run,
                 live: done.live,
@@ -104,7 +107,7 @@ impl Service {
     }
 
     pub(super) async fn stats(&self) -> Result<Answer> {
-        let kernel = self.node.kernel.clone();
+        let (kernel, copies) = (self.node.kernel.clone(), self.node.copies.clone());
         blocking(move || {
             let found = kernel.collect(true, &mut |_| ())?;
             let stats = kernel.store.stats()?;
@@ -120,6 +123,7 @@ impl Service {
                 plain_bytes: stats.plain_bytes,
                 stored_bytes: stats.stored_bytes,
                 disk_bytes: stats.disk_bytes,
+                copies_bytes: copies.total_bytes(),
                 quota_bytes: kernel.store.quota_bytes(),
                 files: found.files,
                 file_bytes: found.file_bytes,

@@ -657,6 +657,8 @@ pub struct StatsRow {
     pub stored_bytes: u64,
     /// Bytes of packs and index on disk.
     pub disk_bytes: u64,
+    /// Bytes of plain copies of large files.
+    pub copies_bytes: u64,
     /// The quota on bytes of packs.
     pub quota_bytes: Option<u64>,
     /// Pinned objects.

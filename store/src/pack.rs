@@ -17,7 +17,7 @@ use std::sync::{Arc, RwLock};
 use crate::cache::Cache;
 use crate::disk::{Access, Disk, DiskFile};
 use crate::error::Error;
-use crate::record::Record;
+use crate::record::{self, Record};
 
 pub const FILE_HEADER_BYTES: u64 = 24;
 /// How far a write may fill the disk.
@@ -88,7 +88,7 @@ impl PackFile {
 
     /// Reads and checks the record at `offset`.
     pub fn read_record(&self, offset: u64, record_bytes: u32) -> Result<Record, Error> {
-        let mut bytes = vec![0; record_bytes as usize];
+        let mut bytes = record::buffer(record_bytes as usize);
         self.read_at(offset, &mut bytes)?;
         Record::decode(bytes).map_err(|what| self.corrupt(offset, what))
     }

@@ -10,7 +10,8 @@
 //! chunk record's members hash to their keys. Lengths are capped before anything is allocated.
 
 use std::cell::RefCell;
-use std::ops::Range;
+use std::collections::VecDeque;
+use std::ops::{Range, RangeInclusive};
 
 use zstd::bulk::{Compressor, Decompressor};
 use zstd::zstd_safe::CParameter;
@@ -277,9 +278,38 @@ struct Packer {
     buffer: Vec<u8>,
 }
 
+/// Buffers of dropped records that a thread keeps for the next: fresh memory costs as much as reading into it.
+const SPARE_BUFFERS: usize = 2;
+/// How long they are; others are given back.
+const SPARE_BYTES: RangeInclusive<usize> = 64 << 10..=2 << 20;
+
 thread_local! {
     static PACKER: RefCell<Option<Packer>> = const { RefCell::new(None) };
     static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
+    static SPARE: RefCell<VecDeque<Vec<u8>>> = const { RefCell::new(VecDeque::new()) };
+}
+
+/// A buffer of `len` bytes, whatever they are, in at most twice the memory.
+pub fn buffer(len: usize) -> Vec<u8> {
+    let fits = |spare: &Vec<u8>| (len..=2 * len).contains(&spare.capacity());
+    let spare = SPARE.with_borrow_mut(|spare| spare.iter().position(fits).and_then(|at| spare.remove(at)));
+    let Some(mut buffer) = spare else { return vec![0; len] };
+    buffer.resize(len, 0);
+    buffer
+}
+
+/// Keeps a buffer for later, unless the thread is about to end.
+fn keep(buffer: Vec<u8>) {
+    let _ = SPARE.try_with(|spare| {
+        if !SPARE_BYTES.contains(&buffer.capacity()) {
+            return;
+        }
+        let mut spare = spare.borrow_mut();
+        if spare.len() == SPARE_BUFFERS {
+            spare.pop_front();
+        }
+        spare.push_back(buffer);
+    });
 }
 
 /// zstd, if it saves at least 5 %. It can fail only for want of memory; then the record is stored as it is.
@@ -343,8 +373,9 @@ fn decompress(stored: &[u8], plain_bytes: usize) -> Result<Vec<u8>, Flaw> {
             *slot = Some(Decompressor::new().map_err(|_| "no memory to decompress a record")?);
         }
         let decompressor = slot.as_mut().ok_or(FLAW)?;
-        let plain = decompressor.decompress(stored, plain_bytes).map_err(|_| FLAW)?;
-        (plain.len() == plain_bytes).then_some(plain).ok_or(FLAW)
+        let mut plain = buffer(plain_bytes);
+        let decompressed = decompressor.decompress_to_buffer(stored, plain.as_mut_slice()).map_err(|_| FLAW)?;
+        (decompressed == plain_bytes).then_some(plain).ok_or(FLAW)
     })
 }
 
@@ -373,7 +404,11 @@ impl Record {
         let (table, body) = rest.split_at(header.table_bytes());
         let members = parse_table(table, header.plain_bytes)?;
         let (buffer, skip) = match header.compressed {
-            true => (decompress(body, header.plain_bytes as usize)?, 0),
+            true => {
+                let plain = decompress(body, header.plain_bytes as usize)?;
+                keep(bytes);
+                (plain, 0)
+            }
             false => (bytes, HEADER_BYTES + header.table_bytes()),
         };
         let record = Record { kind: header.kind, members, buffer, skip };
@@ -388,13 +423,19 @@ impl Record {
 
     /// Memory taken.
     pub fn weight(&self) -> usize {
-        self.buffer.len() + self.members.len() * size_of::<Member>()
+        self.buffer.capacity() + self.members.len() * size_of::<Member>()
     }
 
     fn check_hashes(&self) -> Result<(), Flaw> {
         let honest = |member: &Member| Hash::of(&self.plain()[member.range.clone()]) == member.key;
         let checked = self.kind != Kind::Chunks || self.members.iter().all(honest);
         checked.then_some(()).ok_or("a chunk does not hash to its key")
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        keep(std::mem::take(&mut self.buffer));
     }
 }
 
@@ -462,5 +503,23 @@ mod tests {
         let header =
             Header { kind: Kind::Chunks, compressed: true, count: 1, stored_bytes: 100, plain_bytes: u32::MAX, crc: 0 };
         assert_eq!(Header::decode(&header.encode()), Err("the record lengths are impossible"));
+    }
+
+    #[test]
+    fn a_buffer_is_used_again_where_it_fits() {
+        // Each test has a thread of its own, and with it its own spare buffers.
+        keep(vec![7; 100_000]);
+        assert!(buffer(40_000).capacity() < 80_000, "it would take more than twice the memory");
+        let again = buffer(60_000);
+        assert_eq!((again.len(), again.capacity()), (60_000, 100_000));
+        keep(again);
+        let longer = buffer(90_000);
+        assert_eq!((longer.len(), longer.capacity()), (90_000, 100_000));
+        for len in [1_000, 4 << 20] {
+            keep(vec![7; len]);
+            assert!(SPARE.with_borrow(VecDeque::is_empty), "{len}");
+        }
+        (0..5).for_each(|_| keep(vec![7; 100_000]));
+        assert_eq!(SPARE.with_borrow(VecDeque::len), SPARE_BUFFERS);
     }
 }

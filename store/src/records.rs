@@ -22,6 +22,9 @@ use crate::record::{HEADER_BYTES, Header, Kind, Record};
 const CACHE_BYTES: usize = 64 << 20;
 /// Records decoded before they are asked for: about 3 MiB.
 const AHEAD: usize = 8;
+/// Records read by one reader between two wake-ups of a thread, if they are shorter than [`LONG_BYTES`].
+const STRIDE: usize = AHEAD / 2;
+const LONG_BYTES: u32 = 64 << 10;
 /// Readers whose way is remembered.
 const MAX_READERS: usize = 64;
 /// Places from which somebody reads on that wait for a thread; more are forgotten.
@@ -51,12 +54,20 @@ struct Shared {
 struct State {
     /// Being decoded.
     coming: HashSet<Place>,
-    /// Ends of the records that were read last, of each reader.
-    ends: VecDeque<Place>,
+    /// Who reads on, those that did lately last.
+    readers: VecDeque<Reader>,
+}
+
+/// Somebody on the way through a pack.
+struct Reader {
+    /// Of the record read last.
+    end: Place,
+    /// Records read one after the other.
+    steps: usize,
 }
 
 impl Records {
-    /// Reads on with a thread per core.
+    /// Reads on with a thread for two cores: the others serve whoever reads.
     pub fn start(packs: Arc<Packs>, index: Arc<Index>) -> std::io::Result<Records> {
         let cache = Cache::new(CACHE_BYTES);
         let shared = Arc::new(Shared { packs, index, cache, state: Mutex::default(), landed: Condvar::new() });
@@ -67,7 +78,7 @@ impl Records {
             let (shared, waiting) = (Arc::clone(&shared), Arc::clone(&waiting));
             thread::Builder::new().name("gridfs-ahead".into()).spawn(move || shared.work(&waiting))
         };
-        let threads = (0..cores).map(thread).collect::<Result<_, _>>()?;
+        let threads = (0..cores.div_ceil(2)).map(thread).collect::<Result<_, _>>()?;
         Ok(Records { shared, read_on: Some(read_on), threads })
     }
 
@@ -94,7 +105,10 @@ impl Records {
     /// Notes that the record at `place` was read; if somebody is on the way through the pack, reads on for them.
     pub fn passed(&self, place: Place, record_bytes: u32) {
         let end = (place.0, place.1 + u64::from(record_bytes));
-        if !self.shared.lock().moves_on(place, end) || self.shared.packs.class_of(place.0) != Some(Class::Data) {
+        let steps = self.shared.lock().step(place, end);
+        // Short records are decoded several for one wake-up.
+        let due = steps > 0 && (record_bytes >= LONG_BYTES || steps % STRIDE == 1);
+        if !due || self.shared.packs.class_of(place.0) != Some(Class::Data) {
             return;
         }
         if let Some(read_on) = &self.read_on {
@@ -116,19 +130,19 @@ impl Drop for Records {
 }
 
 impl State {
-    /// Whether a reader came from the record before; each step is noted once.
-    fn moves_on(&mut self, begin: Place, end: Place) -> bool {
-        if self.ends.contains(&end) {
-            return false;
+    /// How many records a reader has read on by now: 0 for one that came from elsewhere, and for a step that was noted
+    /// already.
+    fn step(&mut self, begin: Place, end: Place) -> usize {
+        if self.readers.iter().any(|reader| reader.end == end) {
+            return 0;
         }
-        let came = self.ends.iter().position(|known| *known == begin);
-        match came {
-            Some(reader) => drop(self.ends.remove(reader)),
-            None if self.ends.len() == MAX_READERS => drop(self.ends.pop_front()),
-            None => {}
+        let came = self.readers.iter().position(|reader| reader.end == begin);
+        let steps = came.and_then(|reader| self.readers.remove(reader)).map_or(0, |reader| reader.steps + 1);
+        if self.readers.len() == MAX_READERS {
+            self.readers.pop_front();
         }
-        self.ends.push_back(end);
-        came.is_some()
+        self.readers.push_back(Reader { end, steps });
+        steps
     }
 }
 
@@ -227,24 +241,24 @@ mod tests {
     #[test]
     fn a_reader_is_known_by_the_record_before() {
         let mut state = State::default();
-        let mut moves_on = |begin, end| state.moves_on((1, begin), (1, end));
-        assert!(!moves_on(24, 100));
-        assert!(moves_on(100, 300));
-        assert!(!moves_on(100, 300), "the same step again");
-        assert!(!moves_on(500, 600), "a leap");
-        assert!(moves_on(300, 400) && moves_on(600, 700), "two readers");
-        assert!(!state.moves_on((2, 700), (2, 800)), "another pack");
-        assert_eq!(state.ends.len(), 3);
+        let mut step = |begin, end| state.step((1, begin), (1, end));
+        assert_eq!(step(24, 100), 0);
+        assert_eq!(step(100, 300), 1);
+        assert_eq!(step(100, 300), 0, "the same step again");
+        assert_eq!(step(500, 600), 0, "a leap");
+        assert_eq!([step(300, 400), step(600, 700)], [2, 1], "two readers");
+        assert_eq!(state.step((2, 700), (2, 800)), 0, "another pack");
+        assert_eq!(state.readers.len(), 3);
     }
 
     #[test]
     fn of_too_many_readers_the_oldest_is_forgotten() {
         let mut state = State::default();
         for pack in 0..=MAX_READERS as u32 {
-            assert!(!state.moves_on((pack, 24), (pack, 100)));
+            assert_eq!(state.step((pack, 24), (pack, 100)), 0);
         }
-        assert_eq!(state.ends.len(), MAX_READERS);
-        assert!(!state.moves_on((0, 100), (0, 200)) && state.moves_on((2, 100), (2, 200)));
+        assert_eq!(state.readers.len(), MAX_READERS);
+        assert_eq!([state.step((0, 100), (0, 200)), state.step((2, 100), (2, 200))], [0, 1]);
     }
 
     /// A store with one long blob of bytes that do not compress, opened anew; and where its records lie, in order.

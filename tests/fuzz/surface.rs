@@ -66,7 +66,7 @@ impl World {
     fn new() -> World {
         let directory = tempfile::tempdir().unwrap();
         let node = Node::open(&directory.path().join("home"), &mut |_| {}).unwrap();
-        let grid = Grid::new(node.kernel.clone(), directory.path().to_owned(), Policy::default());
+        let grid = Grid::new(node.kernel.clone(), node.copies.clone(), directory.path().to_owned(), Policy::default());
         let mut world = World {
             _directory: directory,
             node,
@@ -142,7 +142,7 @@ impl World {
                 continue;
             }
             let runtime = tokio::runtime::Runtime::new().unwrap();
-            let opening = Opening { pid: 0, uid: 0, nonblocking: false };
+            let opening = Opening { pid: 0, uid: 0, nonblocking: false, passthrough: false };
             return match entry_kind(&self.grid, &node) {
                 Kind::Directory => outcome(&runtime, self.grid.list(&node, 0)),
                 _ => outcome(&runtime, self.grid.open(&node, opening)),

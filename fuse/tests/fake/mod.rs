@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use gridfs_fuse::{Answer, Attr, Entry, Errno, Kind, Mount, MountOptions, Opened, Opening, Space, Tree, mount};
+use gridfs_fuse::{Answer, Attr, Entry, Errno, Kind, Mount, MountOptions, Opened, Opening, Served, Space, Tree, mount};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -54,6 +54,8 @@ pub struct Item {
     /// Shows size 0 until its first open.
     pub pending: bool,
     pub keep_cache: bool,
+    /// Has the content as well, for whom passthrough is permitted.
+    pub plain: Option<Arc<std::fs::File>>,
     /// Reads are answered from the runtime.
     pub slow_reads: bool,
     /// Every open has content of its own.
@@ -74,6 +76,7 @@ impl Item {
             at_open: AtOpen::Now,
             pending: false,
             keep_cache: false,
+            plain: None,
             slow_reads: false,
             uncached: false,
             stat_computes: false,
@@ -320,8 +323,13 @@ impl Tree for Fake {
             fake.insert(&path, item.clone());
             fake.open_files.fetch_add(1, Ordering::SeqCst);
             let opens = Arc::clone(&fake.open_files);
-            let (keep_cache, uncached) = (item.keep_cache, item.uncached);
-            Opened { file: File { item, opens }, keep_cache, uncached }
+            let served = match &item.plain {
+                Some(plain) if how.passthrough => Served::Plain(Arc::clone(plain)),
+                _ if item.uncached => Served::Uncached,
+                _ if item.keep_cache => Served::Kept,
+                _ => Served::Fresh,
+            };
+            Opened { file: File { item, opens }, served }
         };
         let waiting = || Waiting::new(&self.waiting);
         match at_open {
