@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use bytesize::ByteSize;
 use clap::{Args, Subcommand};
-use gridfs_modules::manifest::Limits;
 
 use super::Globals;
+use super::limits::Limits;
 use super::object::unexpected;
 use super::output::print;
 use super::promise::time;
@@ -87,18 +87,8 @@ pub(crate) struct Wanted {
     /// When it ends: a time
     #[arg(long, value_name = "TIME", value_parser = time)]
     until: Option<u64>,
-    /// Most instructions of a call, about
-    #[arg(long)]
-    fuel: Option<u64>,
-    /// Longest time of a call, in milliseconds
-    #[arg(long)]
-    wall_ms: Option<u64>,
-    /// Most memory of a call, like 64MiB
-    #[arg(long, value_name = "SIZE")]
-    memory: Option<ByteSize>,
-    /// Largest result of a call, like 1GiB
-    #[arg(long, value_name = "SIZE")]
-    output: Option<ByteSize>,
+    #[command(flatten)]
+    limits: Limits,
     /// How many more times it may be handed on
     #[arg(long, value_name = "N", default_value_t = 0)]
     delegable: u64,
@@ -109,19 +99,13 @@ pub(crate) struct Wanted {
 
 impl Wanted {
     fn terms(self, packed: bool) -> (Box<Terms>, Option<PathBuf>) {
-        let limits = Limits {
-            fuel: self.fuel,
-            wall_ms: self.wall_ms,
-            memory_bytes: self.memory.map(|size| size.as_u64()),
-            output_bytes: self.output.map(|size| size.as_u64()),
-        };
         let terms = Terms {
             to: self.to,
             prefix: self.prefix,
             audience: self.audience,
             begins_ms: self.from,
             expires_ms: self.span.or(self.until),
-            limits,
+            limits: self.limits.set(),
             delegable: self.delegable,
             packed,
         };

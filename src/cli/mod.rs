@@ -12,6 +12,7 @@ mod fsck;
 mod fstab;
 mod keep;
 mod ledger;
+mod limits;
 mod mount;
 mod name;
 mod object;

@@ -9,6 +9,7 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Span, Timestamp};
 
 use super::Globals;
+use super::limits::Limits;
 use super::object::unexpected;
 use super::output::print;
 use crate::error::{Code, Error, Result};
@@ -93,18 +94,8 @@ pub(crate) struct New {
     /// When it ends: a time, or from now on, like 30d
     #[arg(long, value_name = "TIME", value_parser = time)]
     until: Option<u64>,
-    /// Most instructions of a call, about
-    #[arg(long)]
-    fuel: Option<u64>,
-    /// Longest time of a call, in milliseconds
-    #[arg(long)]
-    wall_ms: Option<u64>,
-    /// Most memory of a call, like 64MiB
-    #[arg(long, value_name = "SIZE")]
-    memory: Option<ByteSize>,
-    /// Largest result of a call, like 1GiB
-    #[arg(long, value_name = "SIZE")]
-    output: Option<ByteSize>,
+    #[command(flatten)]
+    limits: Limits,
 }
 
 /// Where results may come from.
@@ -121,11 +112,12 @@ enum From {
 impl New {
     fn request(self) -> Request {
         let before = Document::local();
+        let set = self.limits.set();
         let limits = PromiseLimits {
-            fuel: self.fuel.unwrap_or(before.limits.fuel),
-            wall_ms: self.wall_ms.unwrap_or(before.limits.wall_ms),
-            memory_bytes: self.memory.map_or(before.limits.memory_bytes, |size| size.as_u64()),
-            output_bytes: self.output.map_or(before.limits.output_bytes, |size| size.as_u64()),
+            fuel: set.fuel.unwrap_or(before.limits.fuel),
+            wall_ms: set.wall_ms.unwrap_or(before.limits.wall_ms),
+            memory_bytes: set.memory_bytes.unwrap_or(before.limits.memory_bytes),
+            output_bytes: set.output_bytes.unwrap_or(before.limits.output_bytes),
         };
         let source = match self.source {
             From::Local => Source::Local,

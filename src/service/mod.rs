@@ -7,6 +7,7 @@ mod origin;
 mod promises;
 mod rehash;
 mod request;
+mod rows;
 mod syscalls;
 mod verify;
 pub mod wire;
@@ -25,10 +26,10 @@ use gridfs_store::{
 };
 use tokio::sync::mpsc;
 
-pub use request::{
-    Answer, BrokenRow, CallRow, ChangeRow, CheckRow, CollectedRow, Event, FindingRow, KeptRow, LedgerRow, LinkRow,
-    ModuleRow, NodeRow, OriginRow, PinRow, Progress, PromiseRow, RepairRow, Request, Row, Source, Spelled, StatsRow,
-    SyscallsRow, Terms, TokenRow, TrackRow, Verdict, VerifiedRow, VerifyCapability, Word,
+pub use request::{Answer, Event, Progress, Request, Source, Spelled, Terms, VerifyCapability, Word};
+pub use rows::{
+    BrokenRow, CallRow, ChangeRow, CheckRow, CollectedRow, FindingRow, KeptRow, LedgerRow, LinkRow, ModuleRow, NodeRow,
+    OriginRow, PinRow, PromiseRow, RepairRow, Row, StatsRow, SyscallsRow, TokenRow, TrackRow, Verdict, VerifiedRow,
 };
 
 use crate::authority::Authority;

@@ -88,7 +88,7 @@ pub struct Record {
     pub broken: u64,
     /// How long an answer took lately, in microseconds.
     pub latency_us: u64,
-    /// What spoke against it at `time_ms`: 0 to [`WORST`].
+    /// What spoke against it at `time_ms`: 0 to 65,536.
     pub loss: u32,
     /// When the last promise was kept or broken.
     pub time_ms: u64,
