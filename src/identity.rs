@@ -1,4 +1,4 @@
-//! Who a node is: an Ed25519 key, made on the node when it is first needed, never printed and never sent.
+//! Who a node is: an Ed25519 key, made on the node when it is first opened, never printed and never sent.
 //!
 //! `keys/node` holds the private key's 32 bytes (the seed of RFC 8032), readable by the owner alone. The public key is shown
 //! as libp2p shows it: base58btc of the identity multihash of the key's protobuf, `12D3KooW...`.

@@ -2,7 +2,7 @@
 //!
 //! Nothing is kept for it: a question about all results reads all receipts, as often as the longest chain is long.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -26,10 +26,11 @@ pub struct Remembered {
 /// Which results an object went into, and which it came from.
 #[derive(Default)]
 pub struct Affected {
-    /// Calls that the object went into, or a result that it went into, with what each is called.
-    pub calls: BTreeMap<String, Remembered>,
+    /// Calls that the object went into, or a result that it went into. One call is remembered more than once if it was made
+    /// with other limits, or by callers of different right.
+    pub calls: HashMap<Hash, Remembered>,
     /// Calls whose result it is, or is in.
-    pub origins: BTreeMap<String, Remembered>,
+    pub origins: HashMap<Hash, Remembered>,
 }
 
 /// Told now and then while a question is answered; may end it.
@@ -45,7 +46,7 @@ impl Kernel {
         let mut calls = HashSet::new();
         self.each_remembered(heard, &mut |call| {
             if itself.is_in(&call.memo.result)? {
-                affected.origins.insert(self.path_of(&call), call);
+                affected.origins.insert(call.key, call);
             }
             Ok(())
         })?;
@@ -53,7 +54,7 @@ impl Kernel {
             let before = affected.calls.len();
             self.each_remembered(heard, &mut |call| {
                 let Receipt { parms, deps, reads, .. } = &call.receipt;
-                if calls.contains(parms) {
+                if affected.calls.contains_key(&call.key) {
                     return Ok(());
                 }
                 let mut went_into = derived.any_in(parms.inputs())?;
@@ -64,7 +65,7 @@ impl Kernel {
                 if went_into || itself.any_in(reads.iter().map(|(_, found)| *found))? {
                     derived.add(&call.memo.target())?;
                     calls.insert(parms.clone());
-                    affected.calls.insert(self.path_of(&call), call);
+                    affected.calls.insert(call.key, call);
                 }
                 Ok(())
             })?;
@@ -76,16 +77,21 @@ impl Kernel {
 
     /// Forgets the results that an object went into, and those that gave it, durably: they are computed again when they are
     /// asked for. Returns their paths.
-    pub fn revoke(&self, object: &Cid, heard: Heard<'_>) -> Result<Vec<String>> {
-        let Affected { calls, origins } = self.affected(object, heard)?;
-        let revoked: BTreeMap<String, Remembered> = calls.into_iter().chain(origins).collect();
+    pub fn revoke(&self, object: &Cid, heard: Heard<'_>) -> Result<BTreeSet<String>> {
+        let Affected { mut calls, origins } = self.affected(object, heard)?;
+        calls.extend(origins);
         let mut batch = self.store.batch();
-        for call in revoked.values() {
-            batch.forget_memo(call.key)?;
+        for key in calls.keys() {
+            batch.forget_memo(*key)?;
         }
         batch.commit(Durability::Durable)?;
         self.forget_replies();
-        Ok(revoked.into_keys().collect())
+        Ok(self.paths_of(calls.values()))
+    }
+
+    /// The canonical paths of remembered calls, each once.
+    pub fn paths_of<'a>(&self, calls: impl Iterator<Item = &'a Remembered>) -> BTreeSet<String> {
+        calls.map(|call| self.path_of(call)).collect()
     }
 
     /// The remembered call of this key, if it can be explained.

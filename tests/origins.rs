@@ -112,6 +112,23 @@ fn what_an_object_went_into_is_listed_and_can_be_forgotten() {
 }
 
 #[test]
+fn what_others_were_told_is_forgotten_with_the_owners_result() {
+    let node = Node::mounted();
+    node.put("text", "one two\n");
+    let key = node.gridfs(["cap", "key"]).ok();
+    let token = node.gridfs(["cap", "grant", "--to", key.trim(), "--prefix", "/local/wc", "--fuel", "900000000"]).ok();
+    let by_token = ["--cap", token.trim(), "wc", "text"];
+    assert_eq!(node.grid(["wc", "text"]).ok(), node.grid(by_token).ok());
+    let runs = node.stat("runs");
+    node.grid(by_token).ok();
+    assert_eq!(node.stat("runs"), runs, "it is remembered by the token's limits");
+    assert_eq!(node.gridfs(["revoke", "wc"]).ok().lines().count(), 1, "one call, remembered twice");
+    node.grid(by_token).ok();
+    node.grid(["wc", "text"]).ok();
+    assert_eq!(node.stat("runs"), runs + 2);
+}
+
+#[test]
 fn results_are_checked() {
     let node = chained();
     node.grid(["shout", CHAIN]).ok();

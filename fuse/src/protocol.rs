@@ -1,4 +1,5 @@
-//! One method per FUSE message: finds the node or handle, asks the tree, words the reply.
+//! One method per FUSE message: finds the node or handle, asks the tree, words the reply. As long as the protocol is: half of it
+//! are one-line refusals of what would write.
 //!
 //! A reply that is dropped unanswered answers `EIO` (fuser does that), so a panic anywhere in the tree costs the one
 //! caller an error: on an event loop it is caught in [`survive`], in a task by the runtime.

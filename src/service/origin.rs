@@ -54,14 +54,17 @@ impl Service {
         let (kernel, events) = (self.node.kernel.clone(), events.clone());
         let paths = blocking(move || match revoke {
             true => kernel.revoke(&cid, &mut listener(&events)),
-            false => Ok(kernel.affected(&cid, &mut listener(&events))?.calls.into_keys().collect()),
+            false => {
+                let affected = kernel.affected(&cid, &mut listener(&events))?;
+                Ok(kernel.paths_of(affected.calls.values()))
+            }
         })
         .await?;
         if revoke {
             let promises = self.node.kernel.accepted.all();
             self.forget_looked_up(promises.into_iter().map(|(cid, _)| cid).collect()).await?;
         }
-        Ok(Answer::Paths(paths))
+        Ok(Answer::Paths(paths.into_iter().collect()))
     }
 
     /// What stands at a grid path, or what a name or CID stands for. Nothing is run.
