@@ -31,6 +31,7 @@ pub mod node;
 mod notify;
 pub mod parms;
 pub mod path;
+pub mod project;
 pub mod promise;
 pub mod receipt;
 pub mod resolve;

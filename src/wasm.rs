@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use crate::acceptance::{asks, message};
 use crate::authority::Authority;
 use crate::cache::{self, Failures};
-use crate::describe::Runner;
+use crate::describe::{Description, Runner};
 use crate::error::{Code, Error, Result};
 use crate::module::{Acceptance, Call, Caller, Handling, Module, Reply};
 use crate::parms::{ABI_PROFILE, Value};
@@ -84,8 +84,7 @@ impl WasmModule {
 
     async fn compute(&self, call: &Call, grid: &Arc<GuestGrid>) -> Result<Evaluated> {
         let program = load(&self.engine, &call.kernel.store, &call.parms.module)?;
-        let arguments = call.parms.arguments.iter().zip(0..).map(|(value, index)| argument(call, index, value));
-        let arguments = arguments.collect::<Result<Vec<_>>>()?;
+        let arguments = inputs(&call.kernel.store, &call.module, &call.parms.arguments)?;
         let invocation = Invocation {
             program,
             arguments,
@@ -101,7 +100,7 @@ impl WasmModule {
         let run_ns = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
         call.kernel.counters.run_ns.fetch_add(run_ns, std::sync::atomic::Ordering::Relaxed);
         let ended = ended.map_err(|_| out_of_time(call))?;
-        let Outcome { result, mut batch, stderr, fuel } = match asks(&call.parms.promise) {
+        let Outcome { result, mut batch, stderr, fuel, .. } = match asks(&call.parms.promise) {
             true => answer(call, ended)?,
             false => ended?,
         };
@@ -221,11 +220,15 @@ fn guest_grid(call: &Call) -> Result<Arc<GuestGrid>> {
     Ok(Arc::new(GuestGrid::new(call.kernel.clone(), caller, call.parms.arguments.clone())))
 }
 
-fn argument(call: &Call, index: usize, value: &Value) -> Result<Argument> {
+/// The arguments of a call as its program is given them.
+pub fn inputs(store: &Arc<Store>, module: &Description, values: &[Value]) -> Result<Vec<Argument>> {
+    values.iter().enumerate().map(|(index, value)| input(store, module, index, value)).collect()
+}
+
+fn input(store: &Arc<Store>, module: &Description, index: usize, value: &Value) -> Result<Argument> {
     let Value::Object(cid) = value else { return Ok(Argument::Text(value.text())) };
-    let store = &call.kernel.store;
     let missing = || {
-        let name = call.module.argument(index).map_or("", |argument| argument.name.as_str());
+        let name = module.argument(index).map_or("", |argument| argument.name.as_str());
         Error::new(Code::Unavailable, format!("argument {name:?}, {cid}, is not stored on this node"))
     };
     match cid.codec {
@@ -241,20 +244,20 @@ fn argument(call: &Call, index: usize, value: &Value) -> Result<Argument> {
 /// What a module that was asked whether it accepts has answered, as a message.
 fn answer(call: &Call, ended: std::result::Result<Outcome, RunError>) -> Result<Outcome> {
     let store = &call.kernel.store;
-    let (accepts, terms, stderr, fuel) = match ended {
-        Ok(Outcome { result, batch, stderr, fuel }) => {
+    let (accepts, terms, stderr, fuel, memory_bytes) = match ended {
+        Ok(Outcome { result, batch, stderr, fuel, memory_bytes }) => {
             batch.commit(Durability::Lazy)?;
             let terms = cid_of(&result).expect("an answer is a file");
-            (true, store.read(&terms, call.limits.output_bytes)?, stderr, fuel)
+            (true, store.read(&terms, call.limits.output_bytes)?, stderr, fuel, memory_bytes)
         }
-        Err(RunError::Exit { stderr, .. }) => (false, stderr.clone(), stderr, 0),
+        Err(RunError::Exit { stderr, .. }) => (false, stderr.clone(), stderr, 0, 0),
         Err(error) => return Err(error.into()),
     };
     let text = message(&call.parms, call.module.required(), accepts, &terms);
     let mut batch = store.batch();
     let cid = batch.put_bytes(Codec::Raw, text.as_bytes())?;
     let result = Target::File { cid, size_bytes: text.len() as u64, executable: false };
-    Ok(Outcome { result, batch, stderr, fuel })
+    Ok(Outcome { result, batch, stderr, fuel, memory_bytes })
 }
 
 fn out_of_time(call: &Call) -> Error {

@@ -106,11 +106,27 @@ impl Program {
 /// A program, once it is loaded. Held while it is loading, so that no two threads compile one module.
 type Slot = Arc<Mutex<Option<Arc<Program>>>>;
 
+/// What may differ between engines without making a difference to any result or to the fuel burnt.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Settings {
+    /// Compiled code is optimised.
+    pub optimised: bool,
+    /// Instances take their memory from a pool, in which what earlier ones left is cleared. Else each has fresh memory.
+    pub pooled: bool,
+}
+
+impl Settings {
+    /// Those of a node.
+    pub const NODE: Settings = Settings { optimised: true, pooled: true };
+}
+
 /// The engine; one for the whole node.
 pub struct Engine {
     engine: wasmtime::Engine,
     linker: Linker<Guest>,
-    code: PathBuf,
+    fingerprint: String,
+    /// Where compiled code is kept, if it is.
+    code: Option<PathBuf>,
     pulse: Arc<Pulse>,
     loaded: Mutex<HashMap<Cid, (u64, Slot)>>,
 }
@@ -118,22 +134,28 @@ pub struct Engine {
 impl Engine {
     /// An engine whose compiled code is kept below `code_dir`.
     pub fn new(code_dir: &Path) -> Result<Engine, EngineError> {
-        let start = |e: wasmtime::Error| EngineError::Start(format!("{e:#}"));
-        let engine = wasmtime::Engine::new(&configuration()).map_err(start)?;
-        let mut linker = Linker::new(&engine);
-        wasi::add_to_linker(&mut linker).map_err(start)?;
-        let code = code_dir.join(compatibility(&engine));
+        let engine = Engine::with(Settings::NODE)?;
+        let code = code_dir.join(&engine.fingerprint);
         // What lies in it is run as native code, so nobody else may write there.
         let created = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&code);
         created.map_err(|source| EngineError::CodeDirectory { path: code.clone(), source })?;
+        Ok(Engine { code: Some(code), ..engine })
+    }
+
+    /// An engine with these settings, whose compiled code is nowhere kept.
+    pub fn with(settings: Settings) -> Result<Engine, EngineError> {
+        let start = |e: wasmtime::Error| EngineError::Start(format!("{e:#}"));
+        let engine = wasmtime::Engine::new(&configuration(settings)).map_err(start)?;
+        let mut linker = Linker::new(&engine);
+        wasi::add_to_linker(&mut linker).map_err(start)?;
+        let fingerprint = compatibility(&engine);
         let pulse = Pulse::new(engine.clone());
-        Ok(Engine { engine, linker, code, pulse, loaded: Mutex::default() })
+        Ok(Engine { engine, linker, fingerprint, code: None, pulse, loaded: Mutex::default() })
     }
 
     /// What it is: its major version, and a fingerprint of its exact version, target and configuration.
     pub fn name(&self) -> String {
-        let fingerprint = self.code.file_name().unwrap_or_default().to_string_lossy();
-        format!("wasmtime 48 {fingerprint}")
+        format!("wasmtime 48 {}", self.fingerprint)
     }
 
     /// The program that `cid` names, if it is in memory. Waits for nothing.
@@ -201,7 +223,7 @@ impl Engine {
     }
 
     fn read_code(&self, cid: &Cid) -> Option<Module> {
-        let path = self.code_path(cid);
+        let path = self.code_path(cid)?;
         let file = std::fs::read(&path).ok()?; // absent or unreadable: compile
         let (checksum, code) = file.split_at_checked(CHECKSUM_BYTES)?;
         if blake3::hash(code).as_bytes() != checksum {
@@ -220,8 +242,8 @@ impl Engine {
     }
 
     fn write_code(&self, cid: &Cid, module: &Module) -> wasmtime::Result<()> {
+        let Some(path) = self.code_path(cid) else { return Ok(()) };
         let code = module.serialize()?;
-        let path = self.code_path(cid);
         static WRITTEN: AtomicU64 = AtomicU64::new(0);
         let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
         let unfinished = path.with_extension(format!("{}-{number}.tmp", std::process::id()));
@@ -232,8 +254,8 @@ impl Engine {
         Ok(())
     }
 
-    fn code_path(&self, cid: &Cid) -> PathBuf {
-        self.code.join(cid.to_string())
+    fn code_path(&self, cid: &Cid) -> Option<PathBuf> {
+        Some(self.code.as_ref()?.join(cid.to_string()))
     }
 }
 
@@ -276,7 +298,7 @@ fn invalid(error: wasmtime::Error) -> LoadError {
     LoadError::Invalid(format!("{error:#}"))
 }
 
-fn configuration() -> Config {
+fn configuration(settings: Settings) -> Config {
     let mut pool = PoolingAllocationConfig::new();
     pool.total_core_instances(POOL_INSTANCES)
         .total_memories(POOL_INSTANCES)
@@ -287,12 +309,16 @@ fn configuration() -> Config {
         .pagemap_scan(Enabled::Auto)
         .max_unused_warm_slots(WARM_INSTANCES)
         .table_elements(100_000);
+    let strategy = match settings.pooled {
+        true => InstanceAllocationStrategy::Pooling(pool),
+        false => InstanceAllocationStrategy::OnDemand,
+    };
     let mut config = Config::new();
     config
-        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
+        .allocation_strategy(strategy)
         .consume_fuel(true)
         .epoch_interruption(true)
-        .cranelift_opt_level(OptLevel::Speed)
+        .cranelift_opt_level(if settings.optimised { OptLevel::Speed } else { OptLevel::None })
         .cranelift_nan_canonicalization(true)
         .relaxed_simd_deterministic(true)
         .max_wasm_stack(512 << 10)

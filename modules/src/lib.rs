@@ -6,6 +6,7 @@
 
 mod class;
 mod engine;
+mod examine;
 mod guest;
 mod limits;
 mod listing;
@@ -18,7 +19,8 @@ mod walk;
 mod wasi;
 
 pub use class::{Class, class};
-pub use engine::{Engine, EngineError, LoadError, LoadFailure, MAX_WASM_BYTES, Program, inspect};
+pub use engine::{Engine, EngineError, LoadError, LoadFailure, MAX_WASM_BYTES, Program, Settings, inspect};
+pub use examine::{Examined, Import, examine};
 pub use guest::{Argument, Denial, Grid, NestedError, Reached};
 pub use limits::Limits;
 pub use manifest::Manifest;

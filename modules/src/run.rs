@@ -44,6 +44,8 @@ pub struct Outcome {
     pub stderr: Vec<u8>,
     /// Fuel burnt.
     pub fuel: u64,
+    /// Memory that it had at the end, which is the most it had: as [`Limits::memory_bytes`] counts it.
+    pub memory_bytes: u64,
 }
 
 /// Why an evaluation gave no result.
@@ -144,8 +146,9 @@ pub async fn run(invocation: Invocation) -> Result<Outcome, RunError> {
     if let Err(error) = ended {
         return Err(reason(error, guest, limits));
     }
+    let memory_bytes = guest.memory_used_bytes;
     match finish(&mut guest) {
-        Ok(result) => Ok(Outcome { result, batch: guest.batch, stderr: guest.stderr, fuel }),
+        Ok(result) => Ok(Outcome { result, batch: guest.batch, stderr: guest.stderr, fuel, memory_bytes }),
         Err(Fault::Stop(stop)) => Err(stop_reason(stop, guest.stderr, limits)),
         Err(Fault::Errno(errno)) => Err(RunError::Engine(format!("the result could not be closed: {errno:?}"))),
     }

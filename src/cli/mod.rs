@@ -13,6 +13,7 @@ mod fstab;
 mod keep;
 mod ledger;
 mod limits;
+mod module;
 mod mount;
 mod name;
 mod object;
@@ -75,9 +76,9 @@ enum Verb {
     /// Show and change names
     #[command(subcommand)]
     Name(name::Name),
-    /// Add, list and show modules
+    /// Write, compile, test, inspect, add, list and show modules
     #[command(subcommand)]
-    Module(call::Module),
+    Module(module::Module),
     /// Make, show, accept and revoke the terms under which the node answers
     #[command(subcommand)]
     Promise(promise::Promise),

@@ -79,7 +79,7 @@ impl Rig {
     }
 
     pub fn commit(&self, outcome: Outcome) -> Done {
-        let Outcome { result, batch, stderr, fuel } = outcome;
+        let Outcome { result, batch, stderr, fuel, .. } = outcome;
         batch.commit(Durability::Lazy).unwrap();
         Done { result, stderr, fuel }
     }
