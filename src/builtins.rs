@@ -22,11 +22,20 @@ use crate::receipt::cid_of;
 /// Key of the tree of built-ins in `config.toml`.
 pub const BUILTINS_KEY: &str = "builtins";
 
-const GUESTS: [(&str, &[u8]); 5] = [
+/// The small modules of the library. Those with a whole engine inside, such as SQLite's, would double the binary; who wants one adds it.
+const GUESTS: [(&str, &[u8]); 13] = [
+    ("concat", include_bytes!("../modules/guests/concat.wasm")),
+    ("decompress", include_bytes!("../modules/guests/decompress.wasm")),
+    ("diff", include_bytes!("../modules/guests/diff.wasm")),
+    ("find", include_bytes!("../modules/guests/find.wasm")),
     ("grep", include_bytes!("../modules/guests/grep.wasm")),
+    ("hash", include_bytes!("../modules/guests/hash.wasm")),
+    ("head", include_bytes!("../modules/guests/head.wasm")),
     ("md", include_bytes!("../modules/guests/md.wasm")),
     ("sha256", include_bytes!("../modules/guests/sha256.wasm")),
+    ("sort", include_bytes!("../modules/guests/sort.wasm")),
     ("untar", include_bytes!("../modules/guests/untar.wasm")),
+    ("unzip", include_bytes!("../modules/guests/unzip.wasm")),
     ("wc", include_bytes!("../modules/guests/wc.wasm")),
 ];
 
@@ -149,4 +158,37 @@ fn embedded() -> (Tree, Vec<(Codec, Vec<u8>)>) {
         .collect();
     let tree = Tree::new(entries).expect("the built-in names are unique and valid");
     (tree, all.into_iter().map(|(_, codec, bytes)| (codec, bytes)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_upgrade_moves_what_it_made_and_leaves_what_is_the_users_own() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = Arc::new(Home::open(directory.path()).unwrap());
+        let options = gridfs_store::Options { quota_bytes: None, progress: None };
+        let store = Arc::new(Store::open(&home.store(), options).unwrap());
+        let names = Names::open(store.clone(), home.clone()).unwrap();
+        let mut batch = store.batch();
+        let mut file = |bytes: &[u8]| {
+            let cid = batch.put_bytes(Codec::Raw, bytes).unwrap();
+            Target::File { cid, size_bytes: bytes.len() as u64, executable: false }
+        };
+        let (old_grep, old_wc, own) = (file(b"old grep"), file(b"old wc"), file(b"mine"));
+        let entry = |name: &str, target: &Target| TreeEntry { name: name.into(), target: target.clone() };
+        let old = Tree::new(vec![entry("grep", &old_grep), entry("wc", &old_wc)]).unwrap();
+        let old_cid = batch.put_tree(&old).unwrap();
+        batch.commit(Durability::Durable).unwrap();
+        let bound = [("grep", &own), ("sort", &own), ("wc", &old_wc)];
+        names.change(&bound.map(|(name, target)| (name.to_owned(), Some(target.clone())))).unwrap();
+        home.set_cids(&[(BUILTINS_KEY, old_cid)]).unwrap();
+
+        install(&store, &home, &names).unwrap();
+        let new = |name: &str| embedded().0.get(name.as_bytes()).map(|entry| entry.target.clone());
+        assert_eq!(names.get("wc"), new("wc"));
+        assert_eq!(names.get("head"), new("head"));
+        assert_eq!((names.get("grep"), names.get("sort")), (Some(own.clone()), Some(own)));
+    }
 }

@@ -2,9 +2,13 @@
 //!
 //! One binary, because linking the engine takes longer than most tests run.
 
+mod calls;
 mod cancellation;
+mod determinism;
 mod functions;
 mod guests;
+mod library;
+mod library_trees;
 mod limits;
 mod loading;
 mod out;

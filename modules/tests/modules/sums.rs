@@ -7,6 +7,29 @@ use gridfs_modules::manifest::{Manifest, extract};
 
 use crate::rig::{Rig, guest, guest_path};
 
+/// The modules of the library.
+pub const LIBRARY: [&str; 19] = [
+    "concat",
+    "decompress",
+    "diff",
+    "find",
+    "grep",
+    "hash",
+    "head",
+    "index",
+    "jq",
+    "md",
+    "pipeline",
+    "search",
+    "sha256",
+    "sort",
+    "sql",
+    "thumbnail",
+    "untar",
+    "unzip",
+    "wc",
+];
+
 fn modules() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
 }
@@ -23,11 +46,12 @@ fn the_sums_hold_by_the_sha256_module_s_own_account() {
     let rig = Rig::new();
     let sha256 = guest("sha256");
     for (dir, expected) in [
-        (modules().join("guests"), vec!["grep.wasm", "md.wasm", "sha256.wasm", "untar.wasm", "wc.wasm"]),
-        (modules().join("../examples/guests"), vec!["freq.wasm", "matches.wasm", "rot13.wasm", "shout.wasm"]),
+        (modules().join("guests"), &LIBRARY[..]),
+        (modules().join("../examples/guests"), &["freq", "matches", "rot13", "shout"]),
     ] {
         let sums = sums(&dir);
-        assert_eq!(sums.iter().map(|(name, _)| name).collect::<Vec<_>>(), expected);
+        let expected: Vec<String> = expected.iter().map(|name| format!("{name}.wasm")).collect();
+        assert_eq!(sums.iter().map(|(name, _)| name).collect::<Vec<_>>(), expected.iter().collect::<Vec<_>>());
         for (name, sum) in sums {
             let wasm = std::fs::read(dir.join(&name)).unwrap();
             assert_eq!(rig.text(&sha256, vec![rig.blob(&wasm)]), format!("{sum}\n"), "{name}");
@@ -37,16 +61,13 @@ fn the_sums_hold_by_the_sha256_module_s_own_account() {
 
 #[test]
 fn each_module_carries_the_manifest_beside_its_source() {
-    for (name, source) in [
-        ("grep", "guests/grep/manifest.toml"),
-        ("md", "guests/md/manifest.toml"),
-        ("sha256", "guests/sha256/manifest.toml"),
-        ("untar", "guests/untar/manifest.toml"),
-        ("wc", "guests/wc/manifest.toml"),
+    let examples = [
         ("freq", "../examples/guests/rust-freq/manifest.toml"),
         ("rot13", "../examples/guests/c/rot13.toml"),
         ("shout", "../examples/guests/c/shout.toml"),
-    ] {
+    ];
+    let library = LIBRARY.map(|name| (name, format!("guests/{name}/manifest.toml")));
+    for (name, source) in library.into_iter().chain(examples.map(|(name, source)| (name, source.into()))) {
         let source = std::fs::read_to_string(modules().join(source)).unwrap();
         let manifest: Manifest = toml::from_str(&source).unwrap();
         let wasm = std::fs::read(guest_path(name)).unwrap();
@@ -55,36 +76,55 @@ fn each_module_carries_the_manifest_beside_its_source() {
     }
 }
 
-/// Builds the modules anew from a copy of their sources. It takes minutes and, once, the network.
+/// Builds the modules anew from a copy of their sources, at another place. It takes minutes and, once, the network.
 #[test]
 #[ignore = "builds std and every guest; run it with --ignored"]
 fn building_gives_the_committed_bytes() {
-    for tool in ["/usr/bin/rustc", "/usr/bin/cargo", "/usr/bin/wasm-ld", "/usr/lib/wasm32-wasi/libc.a"] {
-        if !Path::new(tool).exists() {
-            eprintln!("SKIPPED: {tool} is missing; this needs the Debian packages that modules/guests/README.md lists");
-            return;
+    for dir in ["modules/guests", "examples/guests"] {
+        let source = modules().join("..").join(dir);
+        if let Err(difference) = same_packages(&source.join("PACKAGES")) {
+            eprintln!("SKIPPED: {dir} was not built anew: {difference}");
+            continue;
+        }
+        let copy = tempfile::tempdir().unwrap();
+        let guests = copy.path().join(dir);
+        std::fs::create_dir_all(&guests).unwrap();
+        let archive = copy.path().join("sources.tar");
+        let mut pack = Command::new("tar");
+        pack.arg("-C").arg(&source).args(["--exclude=./target", "--exclude=*.wasm", "-cf"]).arg(&archive).arg(".");
+        assert!(pack.status().unwrap().success());
+        assert!(Command::new("tar").arg("-C").arg(&guests).arg("-xf").arg(&archive).status().unwrap().success());
+        build(&guests, &copy.path().join("target"));
+        for (name, _) in sums(&source) {
+            let (built, committed) = (std::fs::read(guests.join(&name)), std::fs::read(source.join(&name)));
+            assert!(built.unwrap() == committed.unwrap(), "{dir}/{name} is not what its sources give");
+        }
+        assert_eq!(sums(&guests), sums(&source));
+    }
+}
+
+/// Whether the packages are installed that built the committed modules. The error says which one is not.
+fn same_packages(recorded: &Path) -> Result<(), String> {
+    for line in std::fs::read_to_string(recorded).unwrap().lines() {
+        let (package, version) = line.split_once(' ').unwrap();
+        let installed = Command::new("dpkg-query").args(["-W", "-f", "${Version}", package]).output();
+        let installed = installed.map_err(|error| format!("dpkg-query can't be run: {error}"))?;
+        let found = String::from_utf8_lossy(&installed.stdout).into_owned();
+        if found != version {
+            let found = if found.is_empty() { "nothing" } else { &found };
+            return Err(format!("that takes {package} {version} (see modules/guests/README.md); installed is {found}"));
         }
     }
-    let copy = tempfile::tempdir().unwrap();
-    let guests = copy.path().join("modules/guests");
-    std::fs::create_dir_all(&guests).unwrap();
-    let source = modules().join("guests");
-    let archive = copy.path().join("sources.tar");
-    let mut pack = Command::new("tar");
-    pack.arg("-C").arg(&source).args(["--exclude=./target", "--exclude=*.wasm", "-cf"]).arg(&archive).arg(".");
-    assert!(pack.status().unwrap().success());
-    assert!(Command::new("tar").arg("-C").arg(&guests).arg("-xf").arg(&archive).status().unwrap().success());
+    Ok(())
+}
+
+fn build(guests: &Path, target: &Path) {
     let mut build = Command::new(guests.join("build"));
-    build.env("EMBED", embed()).env("CARGO_TARGET_DIR", copy.path().join("target")).env_remove("RUSTC_WRAPPER");
+    build.env("EMBED", embed()).env("CARGO_TARGET_DIR", target).env_remove("RUSTC_WRAPPER");
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CARGO_PKG") || name.starts_with("RUST")) {
         build.env_remove(name);
     }
     assert!(build.status().unwrap().success());
-    for (name, _) in sums(&source) {
-        let (built, committed) = (std::fs::read(guests.join(&name)), std::fs::read(source.join(&name)));
-        assert!(built.unwrap() == committed.unwrap(), "{name} is not what its sources give");
-    }
-    assert_eq!(sums(&guests), sums(&source));
 }
 
 /// The example `embed`, which cargo builds along with the tests.

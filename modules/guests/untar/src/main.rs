@@ -3,15 +3,13 @@
 //! The archive streams: in memory are the decoder's window and the names unpacked so far. Times, owners and
 //! permissions other than the executable bit are left behind, since a tree has none.
 
-mod input;
-mod name;
-mod output;
 mod unpack;
-mod zstd;
 
 use std::fs::File;
 use std::path::Path;
 use std::process::ExitCode;
+
+use archive::input::Input;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -30,6 +28,6 @@ fn main() -> ExitCode {
 
 fn run(path: &str) -> Result<(), String> {
     let file = File::open(path).map_err(|error| format!("can't read {path}: {error}"))?;
-    let input = input::decoded(file).map_err(|error| format!("can't read {path}: {error}"))?;
-    unpack::unpack(input, Path::new("/out"))
+    let input = Input::new(file).map_err(|error| format!("can't read {path}: {error}"))?;
+    unpack::unpack(input.decoded(), Path::new("/out"))
 }

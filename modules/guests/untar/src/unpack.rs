@@ -5,11 +5,10 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::rc::Rc;
 
+use archive::input::reason;
+use archive::name::Name;
+use archive::output::Output;
 use tar::{Archive, Entry, EntryType};
-
-use crate::input::reason;
-use crate::name::Name;
-use crate::output::Output;
 
 /// Unpacks the tar stream `input` below `root`, to its very end, so that the checks of a compressed one are made.
 pub fn unpack(input: impl Read, root: &Path) -> Result<(), String> {
