@@ -4,9 +4,11 @@
 //! same arguments, same bytes. What it asks of the grid goes up through the [`Grid`] trait. Whether a result is worth
 //! remembering, under which key and for whom, is decided above this crate.
 
+mod budget;
 mod class;
 mod engine;
 mod guest;
+mod inode;
 mod limits;
 mod listing;
 pub mod manifest;
@@ -14,6 +16,7 @@ mod memory;
 mod out;
 mod pulse;
 mod run;
+mod scratch;
 mod walk;
 mod wasi;
 

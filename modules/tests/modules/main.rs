@@ -10,5 +10,6 @@ mod loading;
 mod out;
 mod pg;
 mod rig;
+mod scratch;
 mod script;
 mod sums;
