@@ -3,6 +3,7 @@
 //! One binary, because linking the engine takes longer than most tests run.
 
 mod cancellation;
+mod conformance;
 mod functions;
 mod guests;
 mod limits;
