@@ -21,7 +21,7 @@ mod walk;
 mod wasi;
 
 pub use class::{Class, class};
-pub use engine::{Engine, EngineError, LoadError, LoadFailure, MAX_WASM_BYTES, Program, inspect};
+pub use engine::{Engine, EngineError, LoadError, LoadFailure, MAX_FUNCTION_BYTES, MAX_WASM_BYTES, Program, inspect};
 pub use guest::{Argument, Denial, Grid, NestedError, Reached};
 pub use limits::Limits;
 pub use manifest::Manifest;

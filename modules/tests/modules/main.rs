@@ -5,9 +5,12 @@
 mod cancellation;
 mod conformance;
 mod functions;
+mod fuzz;
 mod guests;
+mod hostile;
 mod limits;
 mod loading;
+mod malformed;
 mod out;
 mod pg;
 mod rig;
