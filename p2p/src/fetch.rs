@@ -178,7 +178,8 @@ impl Network {
         drop(asking);
         let stored = storing.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
         for peer in &fetch.providers {
-            if let Some(what) = shared.plan().blamed(peer) {
+            let noted = failures.iter().any(|(failed, error)| failed == peer && error.blame().is_some());
+            if let Some(what) = shared.plan().blamed(peer).filter(|_| !noted) {
                 let blame = Err::<(), _>(Error::from(Blame { peer: *peer, what }));
                 self.note(*peer, &blame);
                 failures.extend(blame.err().map(|error| (*peer, error)));
@@ -217,6 +218,9 @@ impl Network {
                     continue;
                 }
                 Next::Wait | Next::Nothing => {}
+            }
+            if let Some(what) = shared.plan().blamed(&peer) {
+                return Err(request.rubbish(what));
             }
             let Some((span, allowed_bytes)) = asked.front_mut() else { continue };
             let frame = request.frame().await?;

@@ -31,7 +31,7 @@ mod providers;
 mod range;
 mod rolling;
 mod serve;
-mod streams;
+pub mod streams;
 pub mod wire;
 
 pub use error::{Blame, Code, Error, Refusal};

@@ -67,6 +67,10 @@ struct Dial {
     waiting: Vec<Done>,
     /// Addresses on slower transports, to be tried next.
     slower: Vec<Multiaddr>,
+    /// What libp2p knows itself was tried, which comes last.
+    asked_all: bool,
+    /// Why it did not come about so far.
+    why: Vec<String>,
 }
 
 /// A search for providers.
@@ -214,7 +218,8 @@ impl Node {
         }
     }
 
-    /// Connects to a peer: over the fastest of the transports on which it is known to listen, then over all others.
+    /// Connects to a peer: over the fastest of the transports on which it is known to listen, then over the others, then where
+    /// Kademlia and the local network say that it is.
     fn dial(&mut self, peer: PeerId, mut addresses: Vec<Multiaddr>, done: Option<Done>) {
         let refuse = |done: Option<Done>, why: &str| {
             done.into_iter().for_each(|done| drop(done.send(Err(why.to_owned()))));
@@ -237,15 +242,18 @@ impl Node {
         addresses.extend(self.swarm.behaviour_mut().kad.store_mut().addresses(&peer).iter().cloned());
         let fastest = addresses.iter().map(Rank::of).min();
         let (first, slower) = addresses.into_iter().partition(|address| Some(Rank::of(address)) == fastest);
-        self.dials.insert(peer, Dial { waiting: done.into_iter().collect(), slower });
+        self.dials.insert(peer, Dial { waiting: done.into_iter().collect(), slower, ..Dial::default() });
         self.dial_at(peer, first);
     }
 
     fn dial_at(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
         let options = DialOpts::peer_id(peer).condition(PeerCondition::Disconnected);
-        let options = match addresses.is_empty() {
-            true => options.build(),
-            false => options.addresses(addresses).build(),
+        let options = match (addresses.is_empty(), self.dials.get_mut(&peer)) {
+            (true, dial) => {
+                dial.into_iter().for_each(|dial| dial.asked_all = true);
+                options.build()
+            }
+            (false, _) => options.addresses(addresses).build(),
         };
         if let Err(error) = self.swarm.dial(options) {
             self.not_dialled(peer, &error);
@@ -258,18 +266,19 @@ impl Node {
             return self.dialled(peer, &Ok(()));
         }
         let Some(dial) = self.dials.get_mut(&peer) else { return };
+        match error {
+            DialError::NoAddresses if !dial.why.is_empty() => {}
+            DialError::NoAddresses => dial.why.push("no address of it is known".into()),
+            DialError::Transport(tried) => {
+                dial.why.extend(tried.iter().map(|(address, error)| format!("{address}: {error}")));
+            }
+            other => dial.why.push(other.to_string()),
+        }
         let slower = std::mem::take(&mut dial.slower);
-        if !slower.is_empty() {
+        if !slower.is_empty() || !dial.asked_all {
             return self.dial_at(peer, slower);
         }
-        let why = match error {
-            DialError::NoAddresses => "no address of it is known".to_owned(),
-            DialError::Transport(tried) => {
-                let tried: Vec<String> = tried.iter().map(|(address, error)| format!("{address}: {error}")).collect();
-                tried.join(", ")
-            }
-            other => other.to_string(),
-        };
+        let why = dial.why.join(", ");
         self.dialled(peer, &Err(why));
     }
 
