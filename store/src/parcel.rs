@@ -245,13 +245,20 @@ mod tests {
 
     fn chunks(store: &Arc<Store>, cid: &Cid) -> Vec<Chunk> {
         let mut chunks = Vec::new();
-        store.object(cid).unwrap().unwrap().chunks(&mut |chunk| Ok(chunks.push(chunk))).unwrap();
+        let mut sink = |chunk| {
+            chunks.push(chunk);
+            Ok(())
+        };
+        store.object(cid).unwrap().unwrap().chunks(&mut sink).unwrap();
         chunks
     }
 
     fn export(export: &mut Export, wanted: &[Hash], may_send: &dyn Fn(&Hash) -> bool) -> (Vec<Parcel>, Vec<Hash>) {
         let mut parcels = Vec::new();
-        let mut sink = |record| Ok(parcels.push(Parcel::open(record).unwrap()));
+        let mut sink = |record| {
+            parcels.push(Parcel::open(record).unwrap());
+            Ok(())
+        };
         let missing = export.chunks(wanted, may_send, &mut sink).unwrap();
         (parcels, missing)
     }

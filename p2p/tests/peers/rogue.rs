@@ -335,7 +335,10 @@ async fn who_answers_want_lists_with_something_else_is_blamed() {
     batch.commit(gridfs_store::Durability::Durable).unwrap();
     let record = move |wanted: &[Hash]| {
         let mut records = Vec::new();
-        let mut sink = |record| Ok(records.push(record));
+        let mut sink = |record| {
+            records.push(record);
+            Ok(())
+        };
         gridfs_store::Export::new(source.store.clone())
             .chunks(wanted, &|hash| wanted.contains(hash), &mut sink)
             .unwrap();
