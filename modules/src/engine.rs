@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use gridfs_store::Cid;
+use wasmparser::{Parser, Payload};
 use wasmtime::{
     Config, Enabled, ExternType, InstanceAllocationStrategy, InstancePre, Linker, Module, OptLevel,
     PoolingAllocationConfig, WasmFeatures,
@@ -23,6 +24,9 @@ use crate::wasi;
 
 /// Largest module accepted, in bytes.
 pub const MAX_WASM_BYTES: u64 = 64 << 20;
+/// Largest function accepted, in bytes. What a function takes to compile grows faster than its size, memory above all; in
+/// ordinary programs the largest have up to 220 KiB.
+pub const MAX_FUNCTION_BYTES: usize = 512 << 10;
 /// Largest linear memory the pool can hold; limits above it are cut to it.
 pub(crate) const POOL_MEMORY_BYTES: usize = 1 << 30;
 /// Instances that can exist at a time. Callers admit fewer.
@@ -61,6 +65,9 @@ pub enum LoadError {
     /// More than [`MAX_WASM_BYTES`].
     #[error("a module of {0} bytes is larger than the {MAX_WASM_BYTES} accepted")]
     TooLarge(u64),
+    /// It has a function of more than [`MAX_FUNCTION_BYTES`].
+    #[error("it has a function of {0} bytes, and {MAX_FUNCTION_BYTES} are accepted: split it, or optimise for size")]
+    FunctionTooLarge(usize),
     /// It imports something that ABI grid-1 does not offer.
     #[error("it imports {module}.{name}, which the ABI grid-1 does not offer")]
     Import {
@@ -275,7 +282,22 @@ pub fn inspect(wasm: &[u8]) -> Result<Manifest, LoadError> {
     if wasm.len() as u64 > MAX_WASM_BYTES {
         return Err(LoadError::TooLarge(wasm.len() as u64));
     }
-    Ok(manifest::extract(wasm)?.unwrap_or_else(Manifest::untyped))
+    let manifest = manifest::extract(wasm)?;
+    check_functions(wasm)?;
+    Ok(manifest.unwrap_or_else(Manifest::untyped))
+}
+
+/// So that compiling takes no longer than a module of its size may.
+fn check_functions(wasm: &[u8]) -> Result<(), LoadError> {
+    for payload in Parser::new(0).parse_all(wasm) {
+        match payload.map_err(|e| LoadError::Invalid(e.to_string()))? {
+            Payload::CodeSectionEntry(body) if body.as_bytes().len() > MAX_FUNCTION_BYTES => {
+                return Err(LoadError::FunctionTooLarge(body.as_bytes().len()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn check(module: &Module) -> Result<(), LoadError> {

@@ -1,4 +1,5 @@
-//! The world as one running guest sees it: arguments, descriptors, `/in`, `/out`, `/grid`, clock and randomness.
+//! The world as one running guest sees it: arguments, descriptors, `/in`, `/out`, `/grid`, files in memory, clock and
+//! randomness.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -7,16 +8,17 @@ use std::sync::Arc;
 use gridfs_store::Target;
 use gridfs_store::{Batch, BlobWriter, Cid, Hash, Object, Store};
 
+use crate::budget::Budget;
+use crate::inode;
 use crate::listing::Listing;
 use crate::out::{self, Finished, Node, OutPath, OutTree};
 use crate::run::{MAX_STDERR_BYTES, Stop};
+use crate::scratch::{self, Mount, Scratch};
 use crate::walk::{WalkError, walk};
 use crate::wasi::Errno;
 
 /// Most descriptors one guest holds at a time.
 const MAX_DESCRIPTORS: usize = 1024;
-/// What an element of a table counts as memory.
-const TABLE_ELEMENT_BYTES: u64 = 8;
 
 /// One argument of a call, resolved.
 #[derive(Clone)]
@@ -82,12 +84,29 @@ pub(crate) enum Descriptor {
         object: Option<Object>,
         position: u64,
     },
+    /// A file below `/out`; its inode number is that of the path by which it was opened.
     Writing {
         writer: Box<BlobWriter>,
         file: out::File,
         executable: bool,
+        inode: u64,
     },
+    Scratch(ScratchFile),
     Directory(Directory),
+}
+
+/// An open file in memory.
+pub(crate) struct ScratchFile {
+    pub(crate) number: scratch::Number,
+    pub(crate) position: u64,
+    pub(crate) reads: bool,
+    pub(crate) writes: bool,
+    /// `fdflags` of preview1; of them only append has a meaning.
+    pub(crate) flags: u16,
+}
+
+impl ScratchFile {
+    pub(crate) const APPEND: u16 = 1;
 }
 
 /// An open directory.
@@ -106,6 +125,18 @@ pub(crate) enum Place {
     Out(OutPath),
     /// A stored directory.
     Stored(Cid),
+    /// A directory in memory.
+    Scratch(scratch::Number),
+}
+
+impl From<Mount> for Place {
+    fn from(mount: Mount) -> Place {
+        match mount {
+            Mount::In => Place::In,
+            Mount::Out => Place::Out(OutPath::new()),
+            Mount::Grid => Place::Grid,
+        }
+    }
 }
 
 /// What stands at a path that can be read.
@@ -127,10 +158,8 @@ pub(crate) struct Guest {
     pub(crate) stdout: Option<Box<BlobWriter>>,
     pub(crate) stderr: Vec<u8>,
     pub(crate) output_left_bytes: u64,
-    pub(crate) memory_limit_bytes: u64,
-    pub(crate) memory_used_bytes: u64,
-    pub(crate) memory_denied: bool,
-    last_growth_bytes: u64,
+    pub(crate) budget: Budget,
+    pub(crate) scratch: Scratch,
     pub(crate) memory: Option<wasmtime::Memory>,
     clock_ns: u64,
     random: blake3::OutputReader,
@@ -162,6 +191,7 @@ impl Guest {
             Some(Directory::open(Place::In, Some("/in"))),
             Some(Directory::open(Place::Out(OutPath::new()), Some("/out"))),
             Some(Directory::open(Place::Grid, Some("/grid"))),
+            Some(Directory::open(Place::Scratch(scratch::ROOT), Some("/"))),
         ];
         let mut hasher = blake3::Hasher::new_derive_key("gridfs grid-1 random_get");
         hasher.update(&seed.0);
@@ -176,10 +206,8 @@ impl Guest {
             stdout: (!returns_tree).then(|| Box::new(BlobWriter::new())),
             stderr: Vec::new(),
             output_left_bytes: 0,
-            memory_limit_bytes: 0,
-            memory_used_bytes: 0,
-            memory_denied: false,
-            last_growth_bytes: 0,
+            budget: Budget::default(),
+            scratch: Scratch::new(),
             memory: None,
             clock_ns: 0,
             random: hasher.finalize_xof(),
@@ -198,6 +226,12 @@ impl Guest {
         self.clock_ns
     }
 
+    /// The time of a change in memory: later than all before.
+    pub(crate) fn stamp_ns(&mut self) -> u64 {
+        self.tick_ns();
+        self.clock_ns
+    }
+
     /// Lets the clock jump ahead, as a sleep does.
     pub(crate) fn sleep_until_ns(&mut self, ns: u64) {
         self.clock_ns = self.clock_ns.max(ns);
@@ -209,6 +243,18 @@ impl Guest {
 
     pub(crate) fn descriptor(&mut self, fd: u32) -> Result<&mut Descriptor, Errno> {
         self.descriptors.get_mut(fd as usize).and_then(Option::as_mut).ok_or(Errno::BadF)
+    }
+
+    /// What is left to read behind the position of a descriptor.
+    pub(crate) fn readable_bytes(&mut self, fd: u32) -> Result<u64, Errno> {
+        let (size_bytes, position) = match self.descriptor(fd)? {
+            Descriptor::Reading { object, position } => (object.as_ref().map_or(0, Object::size_bytes), *position),
+            &mut Descriptor::Scratch(ScratchFile { number, position, .. }) => {
+                (self.scratch.content(number).size_bytes(), position)
+            }
+            _ => (0, 0),
+        };
+        Ok(size_bytes.saturating_sub(position))
     }
 
     pub(crate) fn place(&mut self, fd: u32) -> Result<Place, Errno> {
@@ -235,7 +281,7 @@ impl Guest {
         Ok(free as u32)
     }
 
-    fn free_descriptor(&self) -> Result<usize, Errno> {
+    pub(crate) fn free_descriptor(&self) -> Result<usize, Errno> {
         let free = self.descriptors.iter().position(Option::is_none).unwrap_or(self.descriptors.len());
         if free < MAX_DESCRIPTORS { Ok(free) } else { Err(Errno::MFile) }
     }
@@ -266,9 +312,18 @@ impl Guest {
     }
 
     fn finish(&mut self, descriptor: Descriptor) -> Result<(), Fault> {
-        let Descriptor::Writing { writer, file, executable } = descriptor else { return Ok(()) };
-        let (cid, size_bytes) = writer.finish(&mut self.batch)?;
-        file.set(Finished { cid, size_bytes, executable }).expect("a file has one descriptor, which is closed once");
+        match descriptor {
+            Descriptor::Writing { writer, file, executable, .. } => {
+                let (cid, size_bytes) = writer.finish(&mut self.batch)?;
+                let finished = Finished { cid, size_bytes, executable };
+                file.set(finished).expect("a file has one descriptor, which is closed once");
+            }
+            Descriptor::Scratch(ScratchFile { number, .. })
+            | Descriptor::Directory(Directory { place: Place::Scratch(number), .. }) => {
+                self.scratch.release(&mut self.budget, number);
+            }
+            Descriptor::Stdout | Descriptor::Stderr | Descriptor::Reading { .. } | Descriptor::Directory(_) => {}
+        }
         Ok(())
     }
 
@@ -282,18 +337,31 @@ impl Guest {
         self.free_descriptor()?;
         let file = out::File::default();
         self.add(path, Node::File(file.clone()))?;
-        self.open_for_writing(file)
+        self.open_for_writing(path, file)
     }
 
     /// Begins the file at `path` below `/out` anew.
     pub(crate) fn truncate(&mut self, path: &OutPath) -> Result<u32, Fault> {
         self.free_descriptor()?;
         let file = self.building()?.truncate(path)?;
-        self.open_for_writing(file)
+        self.open_for_writing(path, file)
     }
 
-    fn open_for_writing(&mut self, file: out::File) -> Result<u32, Fault> {
-        Ok(self.insert(Descriptor::Writing { writer: Box::new(BlobWriter::new()), file, executable: false })?)
+    fn open_for_writing(&mut self, path: &OutPath, file: out::File) -> Result<u32, Fault> {
+        let (writer, inode) = (Box::new(BlobWriter::new()), inode::of_out(path));
+        Ok(self.insert(Descriptor::Writing { writer, file, executable: false, inode })?)
+    }
+
+    /// Opens a directory or file in memory, which is held until it is closed.
+    pub(crate) fn open_scratch(&mut self, number: scratch::Number, file: ScratchFile) -> Result<u32, Errno> {
+        let is_directory = self.scratch.is_directory(number);
+        let descriptor = match is_directory {
+            true => Directory::open(Place::Scratch(number), None),
+            false => Descriptor::Scratch(file),
+        };
+        let opened = self.insert(descriptor)?;
+        self.scratch.hold(number);
+        Ok(opened)
     }
 
     /// Adds a file, directory or symbolic link below `/out`.
@@ -307,10 +375,24 @@ impl Guest {
         self.charge(cost_bytes)
     }
 
-    /// Writes to the standard streams or a file below `/out`.
+    /// Reads from standard input, an input, or a file in memory.
+    pub(crate) fn read_at(&mut self, fd: u32, position: u64, buffer: &mut [u8]) -> Result<usize, Fault> {
+        match self.descriptor(fd)? {
+            Descriptor::Reading { object: Some(object), .. } => Ok(object.read_at(position, buffer)?),
+            Descriptor::Reading { object: None, .. } => Ok(0),
+            &mut Descriptor::Scratch(ScratchFile { number, reads: true, .. }) => {
+                Ok(self.scratch.content(number).read_at(position, buffer))
+            }
+            Descriptor::Directory(_) => Err(Errno::IsDir.into()),
+            _ => Err(Errno::BadF.into()),
+        }
+    }
+
+    /// Writes to the standard streams, a file below `/out`, or one in memory.
     pub(crate) fn write(&mut self, fd: u32, bytes: &[u8]) -> Result<(), Fault> {
         let to_log = match self.descriptor(fd)? {
             Descriptor::Reading { .. } | Descriptor::Directory(_) => return Err(Errno::BadF.into()),
+            Descriptor::Scratch(_) => return Ok(self.write_scratch(fd, bytes)?),
             Descriptor::Stderr => true,
             Descriptor::Stdout => self.returns_tree,
             Descriptor::Writing { .. } => false,
@@ -327,6 +409,21 @@ impl Guest {
                 stdout.write(&mut self.batch, bytes)?;
             }
         }
+        Ok(())
+    }
+
+    fn write_scratch(&mut self, fd: u32, bytes: &[u8]) -> Result<(), Errno> {
+        let now_ns = self.stamp_ns();
+        let Some(Some(Descriptor::Scratch(file))) = self.descriptors.get_mut(fd as usize) else {
+            return Err(Errno::BadF);
+        };
+        if !file.writes {
+            return Err(Errno::BadF);
+        }
+        let appends = file.flags & ScratchFile::APPEND != 0;
+        let position = if appends { self.scratch.content(file.number).size_bytes() } else { file.position };
+        self.scratch.write_at(&mut self.budget, file.number, position, bytes, now_ns)?;
+        file.position = position + bytes.len() as u64;
         Ok(())
     }
 
@@ -360,7 +457,7 @@ impl Guest {
         match place {
             Place::Stored(cid) => Ok(Found::Stored(self.walk(*cid, path, follow)?)),
             Place::In => self.find_input(path, follow),
-            Place::Out(_) | Place::Grid => Err(Errno::NotSup.into()),
+            Place::Out(_) | Place::Grid | Place::Scratch(_) => Err(Errno::NotSup.into()),
         }
     }
 
@@ -464,6 +561,14 @@ impl FileType {
         }
     }
 
+    pub(crate) fn of_scratch(body: &scratch::Body) -> FileType {
+        match body {
+            scratch::Body::File(_) => FileType::Regular,
+            scratch::Body::Directory(_) | scratch::Body::Mount(_) => FileType::Directory,
+            scratch::Body::Symlink(_) => FileType::Symlink,
+        }
+    }
+
     pub(crate) fn of_node(node: &Node) -> FileType {
         match node {
             Node::File(_) => FileType::Regular,
@@ -495,46 +600,5 @@ impl From<Stop> for Fault {
 impl From<gridfs_store::Error> for Fault {
     fn from(error: gridfs_store::Error) -> Fault {
         Fault::Stop(Stop::Store(error))
-    }
-}
-
-impl wasmtime::ResourceLimiter for Guest {
-    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
-        Ok(self.grow((desired - current) as u64, maximum.is_none_or(|maximum| desired <= maximum)))
-    }
-
-    fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
-        self.take_back_growth();
-        Ok(())
-    }
-
-    fn table_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
-        let bytes = TABLE_ELEMENT_BYTES * (desired - current) as u64;
-        Ok(self.grow(bytes, maximum.is_none_or(|maximum| desired <= maximum)))
-    }
-
-    fn table_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
-        self.take_back_growth();
-        Ok(())
-    }
-}
-
-impl Guest {
-    /// Counts a growth if it is allowed. One beyond the module's own maximum fails without being a denial of ours.
-    fn grow(&mut self, bytes: u64, within_maximum: bool) -> bool {
-        self.last_growth_bytes = 0;
-        let wanted = self.memory_used_bytes.saturating_add(bytes);
-        let granted = within_maximum && wanted <= self.memory_limit_bytes;
-        if granted {
-            self.memory_used_bytes = wanted;
-            self.last_growth_bytes = bytes;
-        }
-        self.memory_denied |= within_maximum && !granted;
-        granted
-    }
-
-    /// Uncounts a growth that was allowed and yet failed; the engine tells of it before the next is asked for.
-    fn take_back_growth(&mut self) {
-        self.memory_used_bytes -= std::mem::take(&mut self.last_growth_bytes);
     }
 }

@@ -4,10 +4,12 @@
 //! same arguments, same bytes. What it asks of the grid goes up through the [`Grid`] trait. Whether a result is worth
 //! remembering, under which key and for whom, is decided above this crate.
 
+mod budget;
 mod class;
 mod engine;
 mod examine;
 mod guest;
+mod inode;
 mod limits;
 mod listing;
 pub mod manifest;
@@ -15,11 +17,14 @@ mod memory;
 mod out;
 mod pulse;
 mod run;
+mod scratch;
 mod walk;
 mod wasi;
 
 pub use class::{Class, class};
-pub use engine::{Engine, EngineError, LoadError, LoadFailure, MAX_WASM_BYTES, Program, Settings, inspect};
+pub use engine::{
+    Engine, EngineError, LoadError, LoadFailure, MAX_FUNCTION_BYTES, MAX_WASM_BYTES, Program, Settings, inspect,
+};
 pub use examine::{Examined, Import, examine};
 pub use guest::{Argument, Denial, Grid, NestedError, Reached};
 pub use limits::Limits;

@@ -1,8 +1,8 @@
 //! The entries of an open directory, from any cookie on.
 //!
 //! Cookie 0 is ".", 1 is "..", and so on in the order of names. A stored directory is held while its descriptor is
-//! open, and entry n is found at once. Below `/out` names come and go: the descriptor remembers behind which name the
-//! last listing ended, so going on takes no search and skips nothing when entries were removed meanwhile.
+//! open, and entry n is found at once. Below `/out` and in memory names come and go: the descriptor remembers behind
+//! which name the last listing ended, so going on takes no search and skips nothing when entries were removed meanwhile.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -10,6 +10,8 @@ use std::sync::Arc;
 use gridfs_store::Tree;
 
 use crate::guest::{Argument, Descriptor, Fault, FileType, Guest, Place};
+use crate::inode;
+use crate::scratch::Body;
 use crate::wasi::Errno;
 
 /// What a directory's descriptor remembers between two listings.
@@ -17,8 +19,15 @@ use crate::wasi::Errno;
 pub(crate) struct Listing {
     /// A stored directory's entries.
     tree: Option<Arc<Tree>>,
-    /// Below `/out`: a cookie, and the name behind which it goes on.
+    /// Below `/out` and in memory: a cookie, and the name behind which it goes on.
     resume: Option<(u64, Vec<u8>)>,
+}
+
+impl Listing {
+    /// The name behind which a listing from `cookie` goes on, if it is the one that ended last.
+    fn behind(&self, cookie: u64) -> Option<&[u8]> {
+        self.resume.as_ref().filter(|(resume, _)| *resume == cookie).map(|(_, name)| &name[..])
+    }
 }
 
 /// One entry.
@@ -27,9 +36,10 @@ pub(crate) struct Entry<'a> {
     pub(crate) next: u64,
     pub(crate) name: &'a [u8],
     pub(crate) file_type: FileType,
+    pub(crate) inode: u64,
 }
 
-type Named<'a> = (Cow<'a, [u8]>, FileType);
+type Named<'a> = (Cow<'a, [u8]>, FileType, u64);
 
 /// Gives `sink` the entries from `cookie` on, until it says that one did not fit.
 pub(crate) fn list(
@@ -58,17 +68,19 @@ fn list_place(
     let from = usize::try_from(cookie).map_err(|_| Errno::Inval)?;
     let mut next = cookie;
     let mut last = None;
-    let here: Named<'_> = (Cow::Borrowed(b"."), FileType::Directory);
-    let above: Named<'_> = (Cow::Borrowed(b".."), FileType::Directory);
+    let here: Named<'_> = (Cow::Borrowed(b"."), FileType::Directory, inode::of_place(place));
+    let above: Named<'_> = (Cow::Borrowed(b".."), FileType::Directory, inode::NONE);
     let named = named(guest, place, listing, cookie, from.saturating_sub(2))?;
-    for (name, file_type) in [here, above].into_iter().skip(from).chain(named) {
-        if !sink(Entry { next: next + 1, name: &name, file_type }) {
+    for (name, file_type, inode) in [here, above].into_iter().skip(from).chain(named) {
+        if !sink(Entry { next: next + 1, name: &name, file_type, inode }) {
             break;
         }
         next += 1;
         last = Some(name);
     }
-    let resume = last.filter(|_| matches!(place, Place::Out(_)) && next > 2).map(|name| (next, name.into_owned()));
+    let resume = last
+        .filter(|_| matches!(place, Place::Out(_) | Place::Scratch(_)) && next > 2)
+        .map(|name| (next, name.into_owned()));
     if resume.is_some() {
         listing.resume = resume;
     }
@@ -78,7 +90,7 @@ fn list_place(
 /// The entries behind "..", without the first `skipped`.
 fn named<'a>(
     guest: &'a Guest,
-    place: &Place,
+    place: &'a Place,
     listing: &mut Listing,
     cookie: u64,
     skipped: usize,
@@ -93,15 +105,30 @@ fn named<'a>(
             };
             Box::new((skipped..tree.entries().len()).map(move |at| {
                 let entry = &tree.entries()[at];
-                (Cow::Owned(entry.name.clone()), FileType::of_target(&entry.target))
+                (Cow::Owned(entry.name.clone()), FileType::of_target(&entry.target), inode::of_target(&entry.target))
             }))
         }
         Place::Out(path) => {
-            let directory = guest.out.directory(path)?;
-            let behind = listing.resume.as_ref().filter(|(resume, _)| *resume == cookie).map(|(_, name)| &name[..]);
-            let skipped = if behind.is_some() { 0 } else { skipped };
-            let entries = directory.entries_after(behind).skip(skipped);
-            Box::new(entries.map(|(name, node)| (Cow::Borrowed(name), FileType::of_node(node))))
+            let behind = listing.behind(cookie);
+            let entries = guest.out.directory(path)?.entries_after(behind);
+            let entries = entries.skip(if behind.is_some() { 0 } else { skipped });
+            Box::new(entries.map(|(name, node)| {
+                let inode = inode::of_out(&[&path[..], &[name.to_vec()]].concat());
+                (Cow::Borrowed(name), FileType::of_node(node), inode)
+            }))
+        }
+        Place::Scratch(number) => {
+            let behind = listing.behind(cookie);
+            let entries = guest.scratch.entries_after(*number, behind);
+            let entries = entries.skip(if behind.is_some() { 0 } else { skipped });
+            Box::new(entries.map(|(name, number)| {
+                let body = &guest.scratch.node(number).body;
+                let inode = match body {
+                    Body::Mount(mount) => inode::of_place(&Place::from(*mount)),
+                    _ => inode::of_scratch(number),
+                };
+                (Cow::Borrowed(name), FileType::of_scratch(body), inode)
+            }))
         }
     })
 }
@@ -110,7 +137,7 @@ fn input((index, input): (usize, &Argument)) -> Option<Named<'_>> {
     let name = Cow::Owned((index + 1).to_string().into_bytes());
     match input {
         Argument::Text(_) => None,
-        Argument::Blob(_) => Some((name, FileType::Regular)),
-        Argument::Tree(_) => Some((name, FileType::Directory)),
+        Argument::Blob(object) => Some((name, FileType::Regular, inode::of_object(object))),
+        Argument::Tree(cid) => Some((name, FileType::Directory, inode::of_place(&Place::Stored(*cid)))),
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use gridfs_store::Target;
 use gridfs_store::{Batch, Error, Hash, Store};
 
+use crate::budget::Budget;
 use crate::engine::{POOL_MEMORY_BYTES, Program};
 use crate::guest::{Argument, Fault, Grid, Guest, NestedError};
 use crate::limits::Limits;
@@ -130,7 +131,7 @@ pub async fn run(invocation: Invocation) -> Result<Outcome, RunError> {
     let name = if asks { ACCEPT } else { &program.manifest().name };
     let mut guest = Guest::new(name, arguments, returns_tree, seed, store, grid);
     guest.output_left_bytes = limits.output_bytes;
-    guest.memory_limit_bytes = limits.memory_bytes;
+    guest.budget = Budget::new(limits.memory_bytes);
 
     let mut store = wasmtime::Store::new(program.engine(), guest);
     store.limiter(|guest| guest);
@@ -146,7 +147,7 @@ pub async fn run(invocation: Invocation) -> Result<Outcome, RunError> {
     if let Err(error) = ended {
         return Err(reason(error, guest, limits));
     }
-    let memory_bytes = guest.memory_used_bytes;
+    let memory_bytes = limits.memory_bytes - guest.budget.least_bytes();
     match finish(&mut guest) {
         Ok(result) => Ok(Outcome { result, batch: guest.batch, stderr: guest.stderr, fuel, memory_bytes }),
         Err(Fault::Stop(stop)) => Err(stop_reason(stop, guest.stderr, limits)),
@@ -181,7 +182,7 @@ fn finish(guest: &mut Guest) -> Result<Target, Fault> {
 /// Names the first thing that went wrong: a limit before the failure that it led to.
 fn reason(error: wasmtime::Error, guest: Guest, limits: Limits) -> RunError {
     let stderr = guest.stderr;
-    let memory_denied = guest.memory_denied;
+    let memory_denied = guest.budget.denied();
     match error.downcast::<Stop>() {
         Ok(Stop::Exit(_)) if memory_denied => RunError::Memory { limit_bytes: limits.memory_bytes, stderr },
         Ok(stop) => stop_reason(stop, stderr, limits),

@@ -12,7 +12,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use crate::blob::BlobWriter;
+use crate::blob::{BlobWriter, Parts};
 use crate::chunker::Chunker;
 use crate::cid::{Cid, Codec};
 use crate::digest::{Algorithm, Digest, Hasher};
@@ -35,6 +35,8 @@ pub const MAX_LABEL_BYTES: usize = 1024;
 /// Longest value of a memo.
 pub const MAX_MEMO_BYTES: usize = 64 * 1024;
 const AUTO_DATA_BYTES: u64 = 256 << 20;
+/// Of what comes from elsewhere less may be lost: it would have to come again.
+const AUTO_PARCEL_BYTES: u64 = 64 << 20;
 const AUTO_META_BYTES: usize = 8 << 20;
 
 /// A batch of puts, visible after [`Batch::commit`].
@@ -253,6 +255,29 @@ impl Batch {
         self.check()?;
         self.data_bytes += plain_bytes;
         self.append_record([&record, &[]], entries)
+    }
+
+    /// Appends a record of chunks that was made elsewhere; `entries` are those of its members that are not stored yet.
+    pub(crate) fn put_record(&mut self, record: &[u8], entries: Vec<Entry>, new_bytes: u64) -> Result<(), Error> {
+        self.check()?;
+        self.seen.extend(entries.iter().map(|entry| entry.key));
+        self.data_bytes += new_bytes;
+        self.append_record([record, &[]], entries)?;
+        if self.data_bytes >= AUTO_PARCEL_BYTES { self.commit_data() } else { Ok(()) }
+    }
+
+    /// Stores the manifest of an object whose chunks are stored.
+    pub(crate) fn put_parts(&mut self, object: &Hash, chunks: &[(Hash, u32)]) -> Result<(), Error> {
+        let mut parts = Parts::default();
+        chunks.iter().try_for_each(|(hash, size_bytes)| parts.list(self, hash, u64::from(*size_bytes)))?;
+        parts.finish(self, object)
+    }
+
+    /// Makes the chunks put so far findable, and safe within about a second; objects wait for [`Batch::commit`].
+    pub fn commit_chunks(&mut self) -> Result<(), Error> {
+        self.check()?;
+        self.commit_data()?;
+        self.settle()
     }
 
     /// Retires packs with the commit, which is durable.

@@ -161,8 +161,13 @@ impl Parts {
     /// Stores the next chunk.
     pub fn add(&mut self, batch: &mut Batch, codec: Codec, chunk: &[u8]) -> Result<(), Error> {
         let hash = batch.put_chunk(class_of(codec), chunk, false)?;
+        self.list(batch, &hash, chunk.len() as u64)
+    }
+
+    /// Takes a chunk that is stored for the next.
+    pub fn list(&mut self, batch: &mut Batch, hash: &Hash, size_bytes: u64) -> Result<(), Error> {
         let mut store = |node: &[u8]| batch.put_chunk(Class::Meta, node, false);
-        self.0.push(&hash, chunk.len() as u64, &mut store)
+        self.0.push(hash, size_bytes, &mut store)
     }
 
     /// Stores the manifest of `object`, which has one chunk at least.

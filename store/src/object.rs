@@ -11,6 +11,7 @@ use crate::hash::Hash;
 use crate::lease::Reading;
 use crate::location::Location;
 use crate::manifest::{Node, Span};
+use crate::parcel::Chunk;
 use crate::record::Record;
 use crate::store::Store;
 
@@ -178,6 +179,34 @@ impl Object {
             Some(location) => find(&span.hash, &location),
             None => Err(Error::Missing { object: self.cid.hash, chunk: span.hash }),
         }
+    }
+
+    /// Calls `sink` with each chunk's hash and length, in order. Reads manifests only.
+    pub fn chunks(&self, sink: &mut dyn FnMut(Chunk) -> Result<(), Error>) -> Result<(), Error> {
+        match &self.shape {
+            Shape::Chunk(location) => sink((self.cid.hash, location.plain_bytes)),
+            Shape::Manifest(root) => self.chunks_below(root, sink),
+        }
+    }
+
+    fn chunks_below(&self, slice: &Slice, sink: &mut dyn FnMut(Chunk) -> Result<(), Error>) -> Result<(), Error> {
+        let node = Node::parse(slice.bytes()).map_err(|what| self.bad(what))?;
+        for span in node.spans() {
+            let span = span.ok_or_else(|| self.bad("has offsets out of order"))?;
+            if node.level == 0 {
+                let size_bytes = u32::try_from(span.end - span.start).map_err(|_| self.bad("has a chunk too long"))?;
+                sink((span.hash, size_bytes))?;
+                continue;
+            }
+            let found = self.child(&span, &|hash, location| self.store.slice(hash, location).map(Some))?;
+            let child = found.expect("whoever decodes what is missing finds everything");
+            let below = Node::parse(child.bytes()).map_err(|what| self.bad(what))?;
+            if below.level + 1 != node.level || below.span_bytes() != span.end - span.start {
+                return Err(self.bad("does not fit together"));
+            }
+            self.chunks_below(&child, sink)?;
+        }
+        Ok(())
     }
 
     fn bad(&self, what: &'static str) -> Error {

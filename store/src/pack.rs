@@ -93,6 +93,14 @@ impl PackFile {
         Record::decode(bytes).map_err(|what| self.corrupt(offset, what))
     }
 
+    /// Reads the record at `offset` as it lies there; its CRCs are checked.
+    pub fn read_encoded(&self, offset: u64, record_bytes: u32) -> Result<Vec<u8>, Error> {
+        let mut bytes = vec![0; record_bytes as usize];
+        self.read_at(offset, &mut bytes)?;
+        record::check(&bytes).map_err(|what| self.corrupt(offset, what))?;
+        Ok(bytes)
+    }
+
     /// Writes `bytes` at `end`, or leaves the file as it was.
     pub fn append(&self, end: u64, bytes: &[u8], room: Room) -> Result<(), Error> {
         self.append_parts(end, [bytes, &[]], room)

@@ -26,7 +26,7 @@ pub const FULL_BYTES: usize = 288 * 1024;
 /// A draft of this many members is full.
 pub const FULL_MEMBERS: usize = 4096;
 /// Cap on the plain length a header may claim (footers have their own).
-const MAX_PLAIN_BYTES: u32 = 1024 * 1024;
+pub const MAX_PLAIN_BYTES: u32 = 1024 * 1024;
 const MAX_FOOTER_BYTES: u32 = 64 * 1024 * 1024;
 const WHOLE: u32 = 1 << 31;
 
@@ -379,6 +379,16 @@ fn decompress(stored: &[u8], plain_bytes: usize) -> Result<Vec<u8>, Flaw> {
     })
 }
 
+/// Checks a record's length and CRCs.
+pub fn check(bytes: &[u8]) -> Result<Header, Flaw> {
+    let header = Header::decode(bytes)?;
+    if header.record_bytes() != bytes.len() as u64 {
+        return Err("the record has another length than its header says");
+    }
+    let fits = crc32fast::hash(&bytes[HEADER_BYTES..]) == header.crc;
+    fits.then_some(header).ok_or("the record fails its CRC")
+}
+
 /// A record read back and checked.
 #[derive(Debug)]
 pub struct Record {
@@ -393,27 +403,28 @@ impl Record {
     /// Checks CRCs, lengths and, for chunks, that every member hashes to its key. A body stored plain is not
     /// copied.
     pub fn decode(bytes: Vec<u8>) -> Result<Record, Flaw> {
-        let header = Header::decode(&bytes)?;
-        if header.record_bytes() != bytes.len() as u64 {
-            return Err("the record has another length than its header says");
-        }
-        let rest = &bytes[HEADER_BYTES..];
-        if crc32fast::hash(rest) != header.crc {
-            return Err("the record fails its CRC");
-        }
-        let (table, body) = rest.split_at(header.table_bytes());
+        let (record, packed) = Record::decode_keeping(bytes)?;
+        packed.into_iter().for_each(keep);
+        Ok(record)
+    }
+
+    /// As `decode`; if the body was compressed, also returns the record as it was.
+    pub fn decode_keeping(bytes: Vec<u8>) -> Result<(Record, Option<Vec<u8>>), Flaw> {
+        let header = check(&bytes)?;
+        let (table, body) = bytes[HEADER_BYTES..].split_at(header.table_bytes());
         let members = parse_table(table, header.plain_bytes)?;
-        let (buffer, skip) = match header.compressed {
-            true => {
-                let plain = decompress(body, header.plain_bytes as usize)?;
-                keep(bytes);
-                (plain, 0)
-            }
-            false => (bytes, HEADER_BYTES + header.table_bytes()),
+        let (buffer, skip, packed) = match header.compressed {
+            true => (decompress(body, header.plain_bytes as usize)?, 0, Some(bytes)),
+            false => (bytes, HEADER_BYTES + header.table_bytes(), None),
         };
         let record = Record { kind: header.kind, members, buffer, skip };
         record.check_hashes()?;
-        Ok(record)
+        Ok((record, packed))
+    }
+
+    /// The record as it was, if its body is stored plain.
+    pub fn encoded(&self) -> &[u8] {
+        &self.buffer
     }
 
     /// The members' bytes one after the other.

@@ -14,6 +14,7 @@ use crate::collect::Gate;
 use crate::disk::{Disk, Files};
 use crate::error::Error;
 use crate::flusher::Flusher;
+use crate::groups::Groups;
 use crate::hash::Hash;
 use crate::index::{Counters, Index};
 use crate::lease::{Lease, Leases};
@@ -30,6 +31,7 @@ use crate::writer::{Limits, Writer};
 const FORMAT: &str = "gridfs store 1\n";
 const PACK_GONE: &str = "the pack file is gone";
 const TREE_CACHE_BYTES: usize = 16 << 20;
+const GROUPS_CACHE_BYTES: usize = 32 << 20;
 /// Largest encoded directory that [`Store::tree`] decodes.
 pub const MAX_TREE_BYTES: u64 = 64 << 20;
 
@@ -81,6 +83,7 @@ pub struct Store {
     index: Arc<Index>,
     records: Records,
     trees: Cache<Hash, Arc<Tree>>,
+    groups: Cache<Hash, Arc<Groups>>,
     leases: Arc<Leases>,
     /// Hides what a collection under way has found to be dead.
     gate: RwLock<Option<Arc<Gate>>>,
@@ -126,6 +129,7 @@ impl Store {
             index,
             records,
             trees: Cache::new(TREE_CACHE_BYTES),
+            groups: Cache::new(GROUPS_CACHE_BYTES),
             leases: Arc::default(),
             gate: RwLock::default(),
             quota_bytes: options.quota_bytes,
@@ -287,6 +291,10 @@ impl Store {
         *self.gate.write().expect("nothing panics while it is held") = gate;
         // Decoded directories are found without asking the index.
         self.trees.clear();
+    }
+
+    pub(crate) fn groups_cache(&self) -> &Cache<Hash, Arc<Groups>> {
+        &self.groups
     }
 
     pub(crate) fn leases(&self) -> &Arc<Leases> {

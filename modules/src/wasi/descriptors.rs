@@ -3,9 +3,11 @@
 use gridfs_store::Object;
 
 use super::Errno;
-use crate::guest::{Descriptor, Fault, FileType, Guest};
+use crate::guest::{Descriptor, Fault, FileType, Guest, Place, ScratchFile};
+use crate::inode;
 use crate::listing::list;
 use crate::memory::{Iovec, Memory};
+use crate::scratch::{Node, Number};
 
 type Done = Result<(), Fault>;
 
@@ -15,19 +17,33 @@ mod rights {
     pub(super) const FD_SEEK: u64 = 1 << 2;
     pub(super) const FD_TELL: u64 = 1 << 5;
     pub(super) const FD_WRITE: u64 = 1 << 6;
+    const FD_ALLOCATE: u64 = 1 << 8;
+    const PATH_FILESTAT_SET_SIZE: u64 = 1 << 19;
+    const FD_FILESTAT_SET_SIZE: u64 = 1 << 22;
     pub(super) const ALL: u64 = (1 << 29) - 1;
+    /// What can be done with a directory itself.
+    pub(super) const DIRECTORY: u64 =
+        ALL & !(FD_READ | FD_SEEK | FD_TELL | FD_WRITE | FD_ALLOCATE | PATH_FILESTAT_SET_SIZE | FD_FILESTAT_SET_SIZE);
+}
+
+/// All flags of a descriptor.
+pub(super) const FDFLAGS: u32 = 0x1f;
+
+/// Flags of `fd_filestat_set_times` and `path_filestat_set_times`.
+mod times {
+    pub(super) const ACCESSED: u32 = 1;
+    pub(super) const ACCESSED_NOW: u32 = 2;
+    pub(super) const MODIFIED: u32 = 4;
+    pub(super) const MODIFIED_NOW: u32 = 8;
 }
 
 pub(super) fn fd_read(memory: &mut Memory<'_>, guest: &mut Guest, fd: u32, iovs: u32, count: u32, out: u32) -> Done {
     let iovecs = memory.iovecs(iovs, count)?;
-    let Descriptor::Reading { object, position, .. } = guest.descriptor(fd)? else {
-        return Err(not_readable(guest, fd));
-    };
-    let read = match object {
-        Some(object) => read_at(memory, object, *position, &iovecs)?,
-        None => 0,
-    };
-    *position += u64::from(read);
+    let at = position(guest, fd)?.map_or(0, |position| *position);
+    let read = read_at(memory, guest, fd, at, &iovecs)?;
+    if let Some(position) = position(guest, fd)? {
+        *position += u64::from(read);
+    }
     Ok(memory.write_u32(out, read)?)
 }
 
@@ -41,27 +57,25 @@ pub(super) fn fd_pread(
     out: u32,
 ) -> Done {
     let iovecs = memory.iovecs(iovs, count)?;
-    let Descriptor::Reading { object, .. } = guest.descriptor(fd)? else { return Err(not_readable(guest, fd)) };
-    let read = match object {
-        Some(object) => read_at(memory, object, offset, &iovecs)?,
-        None => 0,
-    };
+    let read = read_at(memory, guest, fd, offset, &iovecs)?;
     Ok(memory.write_u32(out, read)?)
 }
 
-fn not_readable(guest: &mut Guest, fd: u32) -> Fault {
-    match guest.descriptor(fd) {
-        Ok(Descriptor::Directory(_)) => Errno::IsDir.into(),
-        _ => Errno::BadF.into(),
-    }
+/// Where a descriptor that can be moved stands.
+fn position(guest: &mut Guest, fd: u32) -> Result<Option<&mut u64>, Errno> {
+    Ok(match guest.descriptor(fd)? {
+        Descriptor::Reading { position, .. } | Descriptor::Scratch(ScratchFile { position, .. }) => Some(position),
+        _ => None,
+    })
 }
 
-fn read_at(memory: &mut Memory<'_>, object: &Object, position: u64, iovecs: &[Iovec]) -> Result<u32, Fault> {
+fn read_at(memory: &mut Memory<'_>, guest: &mut Guest, fd: u32, position: u64, iovecs: &[Iovec]) -> Result<u32, Fault> {
     let mut total = 0u32;
+    guest.read_at(fd, position, &mut [])?; // without a buffer, the descriptor is checked all the same
     for iovec in iovecs {
         let buffer = memory.bytes_mut(iovec.start, iovec.len)?;
         let Some(at) = position.checked_add(u64::from(total)) else { break };
-        let read = object.read_at(at, buffer)?;
+        let read = guest.read_at(fd, at, buffer)?;
         total += read as u32; // no more than MAX_TRANSFER_BYTES
         if read < iovec.len as usize {
             break;
@@ -75,13 +89,17 @@ pub(super) fn fd_write(memory: &mut Memory<'_>, guest: &mut Guest, fd: u32, iovs
     let mut total = 0;
     guest.write(fd, &[])?; // without a buffer, the descriptor is checked all the same
     for iovec in iovecs {
-        guest.write(fd, memory.bytes(iovec.start, iovec.len)?)?;
-        total += iovec.len; // no more than MAX_TRANSFER_BYTES
+        match guest.write(fd, memory.bytes(iovec.start, iovec.len)?) {
+            Ok(()) => total += iovec.len, // no more than MAX_TRANSFER_BYTES
+            // What was written before memory ran out is told first.
+            Err(Fault::Errno(_)) if total > 0 => break,
+            Err(fault) => return Err(fault),
+        }
     }
     Ok(memory.write_u32(out, total)?)
 }
 
-/// Results are written from start to end: only the current position will do.
+/// Below `/out` files are written from start to end: only the current position will do.
 pub(super) fn fd_pwrite(
     memory: &mut Memory<'_>,
     guest: &mut Guest,
@@ -95,6 +113,15 @@ pub(super) fn fd_pwrite(
         Descriptor::Writing { writer, .. } if writer.size_bytes() == offset => {
             fd_write(memory, guest, fd, iovs, count, out)
         }
+        Descriptor::Scratch(file) => {
+            let (before, flags) = (file.position, file.flags);
+            (file.position, file.flags) = (offset, flags & !ScratchFile::APPEND);
+            let written = fd_write(memory, guest, fd, iovs, count, out);
+            if let Descriptor::Scratch(file) = guest.descriptor(fd)? {
+                (file.position, file.flags) = (before, flags);
+            }
+            written
+        }
         Descriptor::Directory(_) | Descriptor::Reading { .. } => Err(Errno::BadF.into()),
         _ => Err(Errno::SPipe.into()),
     }
@@ -104,6 +131,9 @@ pub(super) fn fd_seek(memory: &mut Memory<'_>, guest: &mut Guest, fd: u32, offse
     let (position, end) = match guest.descriptor(fd)? {
         Descriptor::Reading { object, position, .. } => (*position, object.as_ref().map_or(0, Object::size_bytes)),
         Descriptor::Writing { writer, .. } => (writer.size_bytes(), writer.size_bytes()),
+        &mut Descriptor::Scratch(ScratchFile { number, position, .. }) => {
+            (position, guest.scratch.content(number).size_bytes())
+        }
         Descriptor::Directory(_) => return Err(Errno::BadF.into()),
         Descriptor::Stdout | Descriptor::Stderr => return Err(Errno::SPipe.into()),
     };
@@ -114,10 +144,10 @@ pub(super) fn fd_seek(memory: &mut Memory<'_>, guest: &mut Guest, fd: u32, offse
         _ => return Err(Errno::Inval.into()),
     };
     let target = base.checked_add_signed(offset).ok_or(Errno::Inval)?;
-    match guest.descriptor(fd)? {
-        Descriptor::Reading { position, .. } => *position = target,
-        _ if target == position => {}
-        _ => return Err(Errno::SPipe.into()),
+    match self::position(guest, fd)? {
+        Some(position) => *position = target,
+        None if target == position => {}
+        None => return Err(Errno::SPipe.into()),
     }
     Ok(memory.write_u64(out, target)?)
 }
@@ -145,8 +175,10 @@ pub(super) fn fd_advise(_: &mut Memory<'_>, guest: &mut Guest, fd: u32, _offset:
 }
 
 pub(super) fn fd_allocate(_: &mut Memory<'_>, guest: &mut Guest, fd: u32, _offset: u64, _len: u64) -> Done {
-    guest.descriptor(fd)?;
-    Err(Errno::NotSup.into())
+    match guest.descriptor(fd)? {
+        Descriptor::Directory(_) => Err(Errno::BadF.into()),
+        _ => Err(Errno::NotSup.into()),
+    }
 }
 
 /// Marks a file that is open for writing as executable.
@@ -159,22 +191,34 @@ pub(super) fn set_executable(_: &mut Memory<'_>, guest: &mut Guest, fd: u32) -> 
 }
 
 pub(super) fn fd_fdstat_get(memory: &mut Memory<'_>, guest: &mut Guest, fd: u32, out: u32) -> Done {
+    let mut flags = 0;
     let (file_type, rights) = match guest.descriptor(fd)? {
         Descriptor::Reading { .. } => (FileType::Regular, rights::ALL & !rights::FD_WRITE),
         Descriptor::Writing { .. } => (FileType::Regular, rights::ALL & !rights::FD_READ),
+        Descriptor::Scratch(file) => {
+            flags = file.flags;
+            let without_read = if file.reads { 0 } else { rights::FD_READ };
+            let without_write = if file.writes { 0 } else { rights::FD_WRITE };
+            (FileType::Regular, rights::ALL & !without_read & !without_write)
+        }
         Descriptor::Stdout | Descriptor::Stderr => {
             (FileType::Regular, rights::ALL & !(rights::FD_READ | rights::FD_SEEK | rights::FD_TELL))
         }
-        Descriptor::Directory(_) => (FileType::Directory, rights::ALL),
+        Descriptor::Directory(_) => (FileType::Directory, rights::DIRECTORY),
     };
-    memory.write(out, &[0; 24])?;
-    memory.write(out, &[file_type as u8])?;
-    memory.write_u64(out + 8, rights)?;
-    Ok(memory.write_u64(out + 16, rights::ALL)?)
+    let mut stat = [0; 24];
+    stat[0] = file_type as u8;
+    stat[2..4].copy_from_slice(&flags.to_le_bytes());
+    stat[8..16].copy_from_slice(&rights.to_le_bytes());
+    stat[16..].copy_from_slice(&rights::ALL.to_le_bytes());
+    Ok(memory.write(out, &stat)?)
 }
 
-pub(super) fn fd_fdstat_set_flags(_: &mut Memory<'_>, guest: &mut Guest, fd: u32, _flags: u32) -> Done {
-    guest.descriptor(fd)?;
+/// On files in memory; elsewhere there is nothing to append to, and nothing waits.
+pub(super) fn fd_fdstat_set_flags(_: &mut Memory<'_>, guest: &mut Guest, fd: u32, flags: u32) -> Done {
+    if let Descriptor::Scratch(file) = guest.descriptor(fd)? {
+        file.flags = (flags & FDFLAGS) as u16;
+    }
     Ok(())
 }
 
@@ -186,46 +230,123 @@ pub(super) fn fd_fdstat_set_rights(
     _inheriting: u64,
 ) -> Done {
     guest.descriptor(fd)?;
-    Ok(())
+    Err(Errno::NotSup.into())
+}
+
+/// A `filestat`, without device and change time: the one is 0, the other that of the last modification.
+pub(super) struct Stat {
+    pub(super) file_type: FileType,
+    pub(super) inode: u64,
+    pub(super) links: u64,
+    pub(super) size_bytes: u64,
+    pub(super) accessed_ns: u64,
+    pub(super) modified_ns: u64,
+}
+
+impl Stat {
+    /// What has no times and no second name.
+    pub(super) fn new(file_type: FileType, inode: u64, size_bytes: u64) -> Stat {
+        Stat { file_type, inode, links: 1, size_bytes, accessed_ns: 0, modified_ns: 0 }
+    }
+
+    pub(super) fn of_scratch(number: Number, node: &Node) -> Stat {
+        Stat {
+            file_type: FileType::of_scratch(&node.body),
+            inode: inode::of_scratch(number),
+            links: node.names,
+            size_bytes: node.body.size_bytes(),
+            accessed_ns: node.accessed_ns,
+            modified_ns: node.modified_ns,
+        }
+    }
+
+    pub(super) fn write(&self, memory: &mut Memory<'_>, out: u32) -> Result<(), Errno> {
+        let mut stat = [0; 64];
+        stat[8..16].copy_from_slice(&self.inode.to_le_bytes());
+        stat[16] = self.file_type as u8;
+        stat[24..32].copy_from_slice(&self.links.to_le_bytes());
+        stat[32..40].copy_from_slice(&self.size_bytes.to_le_bytes());
+        stat[40..48].copy_from_slice(&self.accessed_ns.to_le_bytes());
+        stat[48..56].copy_from_slice(&self.modified_ns.to_le_bytes());
+        stat[56..].copy_from_slice(&self.modified_ns.to_le_bytes());
+        memory.write(out, &stat)
+    }
 }
 
 pub(super) fn fd_filestat_get(memory: &mut Memory<'_>, guest: &mut Guest, fd: u32, out: u32) -> Done {
-    let (file_type, size) = match guest.descriptor(fd)? {
-        Descriptor::Reading { object, .. } => (FileType::Regular, object.as_ref().map_or(0, Object::size_bytes)),
-        Descriptor::Writing { writer, .. } => (FileType::Regular, writer.size_bytes()),
-        Descriptor::Stdout | Descriptor::Stderr => (FileType::Regular, 0),
-        Descriptor::Directory(_) => (FileType::Directory, 0),
+    let stat = match guest.descriptor(fd)? {
+        Descriptor::Reading { object: Some(object), .. } => {
+            Stat::new(FileType::Regular, inode::of_object(object), object.size_bytes())
+        }
+        Descriptor::Reading { object: None, .. } | Descriptor::Stdout | Descriptor::Stderr => {
+            Stat::new(FileType::Regular, inode::NONE, 0)
+        }
+        Descriptor::Writing { writer, inode, .. } => Stat::new(FileType::Regular, *inode, writer.size_bytes()),
+        &mut Descriptor::Scratch(ScratchFile { number, .. }) => Stat::of_scratch(number, guest.scratch.node(number)),
+        Descriptor::Directory(directory) => match directory.place {
+            Place::Scratch(number) => Stat::of_scratch(number, guest.scratch.node(number)),
+            ref place => Stat::new(FileType::Directory, inode::of_place(place), 0),
+        },
     };
-    Ok(write_filestat(memory, out, file_type, size)?)
-}
-
-/// A `filestat`: device, inode and times are 0, links 1.
-pub(super) fn write_filestat(memory: &mut Memory<'_>, out: u32, file_type: FileType, size: u64) -> Result<(), Errno> {
-    let mut stat = [0; 64];
-    stat[16] = file_type as u8;
-    stat[24] = 1;
-    stat[32..40].copy_from_slice(&size.to_le_bytes());
-    memory.write(out, &stat)
+    Ok(stat.write(memory, out)?)
 }
 
 pub(super) fn fd_filestat_set_size(_: &mut Memory<'_>, guest: &mut Guest, fd: u32, size: u64) -> Done {
     match guest.descriptor(fd)? {
         Descriptor::Writing { writer, .. } if writer.size_bytes() == size => Ok(()),
         Descriptor::Writing { .. } => Err(Errno::NotSup.into()),
+        &mut Descriptor::Scratch(ScratchFile { number, writes: true, .. }) => {
+            let now_ns = guest.stamp_ns();
+            Ok(guest.scratch.set_size(&mut guest.budget, number, size, now_ns)?)
+        }
         _ => Err(Errno::BadF.into()),
     }
 }
 
-/// Results have no times of their own; setting them is accepted and means nothing.
+/// Only what is in memory has times; elsewhere setting them is accepted and means nothing.
 pub(super) fn fd_filestat_set_times(
     _: &mut Memory<'_>,
     guest: &mut Guest,
     fd: u32,
-    _atim: u64,
-    _mtim: u64,
-    _flags: u32,
+    accessed_ns: u64,
+    modified_ns: u64,
+    which: u32,
 ) -> Done {
-    guest.descriptor(fd)?;
+    let number = match guest.descriptor(fd)? {
+        Descriptor::Scratch(file) => Some(file.number),
+        Descriptor::Directory(directory) => match directory.place {
+            Place::Scratch(number) => Some(number),
+            _ => None,
+        },
+        _ => None,
+    };
+    set_times(guest, number, accessed_ns, modified_ns, which)
+}
+
+pub(super) fn set_times(
+    guest: &mut Guest,
+    number: Option<Number>,
+    accessed_ns: u64,
+    modified_ns: u64,
+    which: u32,
+) -> Done {
+    let both = |one: u32, other: u32| which & one != 0 && which & other != 0;
+    if both(times::ACCESSED, times::ACCESSED_NOW) || both(times::MODIFIED, times::MODIFIED_NOW) {
+        return Err(Errno::Inval.into());
+    }
+    let Some(number) = number else { return Ok(()) };
+    let now_ns = guest.stamp_ns();
+    let node = guest.scratch.node_mut(number);
+    for (time, set, to_now, wanted_ns) in [
+        (&mut node.accessed_ns, times::ACCESSED, times::ACCESSED_NOW, accessed_ns),
+        (&mut node.modified_ns, times::MODIFIED, times::MODIFIED_NOW, modified_ns),
+    ] {
+        if which & set != 0 {
+            *time = wanted_ns;
+        } else if which & to_now != 0 {
+            *time = now_ns;
+        }
+    }
     Ok(())
 }
 
@@ -259,6 +380,7 @@ pub(super) fn fd_readdir(
     list(guest, fd, cookie, &mut |entry| {
         let mut head = [0; 24];
         head[..8].copy_from_slice(&entry.next.to_le_bytes());
+        head[8..16].copy_from_slice(&entry.inode.to_le_bytes());
         head[16..20].copy_from_slice(&(entry.name.len() as u32).to_le_bytes());
         head[20] = entry.file_type as u8;
         filled += copy_what_fits(&head, &mut buffer[filled..]);

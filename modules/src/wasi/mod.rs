@@ -32,6 +32,7 @@ pub(crate) enum Errno {
     BadMsg = 9,
     Exist = 20,
     Fault = 21,
+    FBig = 22,
     Inval = 28,
     IsDir = 31,
     Loop = 32,
@@ -42,11 +43,13 @@ pub(crate) enum Errno {
     NoSys = 52,
     NotDir = 54,
     NotEmpty = 55,
+    NotSock = 57,
     NotSup = 58,
     Perm = 63,
     RoFs = 69,
     SPipe = 70,
     TimedOut = 73,
+    XDev = 75,
     NotCapable = 76,
 }
 

@@ -99,6 +99,7 @@ pub(super) fn poll_oneoff(
         memory.write(at, &[0; EVENT_BYTES as usize])?;
         memory.write_u64(at, subscription.userdata)?;
         memory.write(at + 10, &[subscription.tag])?;
+        memory.write_u64(at + 16, subscription.readable_bytes)?;
         written += 1;
     }
     Ok(memory.write_u32(out, written)?)
@@ -109,6 +110,8 @@ struct Subscription {
     tag: u8,
     /// When a clock fires; `None` for a descriptor.
     at_ns: Option<u64>,
+    /// What a read would find.
+    readable_bytes: u64,
 }
 
 impl Subscription {
@@ -116,6 +119,7 @@ impl Subscription {
         let field = |offset: u32| at.checked_add(offset).ok_or(Errno::Fault);
         let userdata = memory.read_u64(at)?;
         let tag = memory.bytes(field(8)?, 1)?[0];
+        let mut readable_bytes = 0;
         let at_ns = match tag {
             0 => {
                 check_clock(memory.read_u32(field(16)?)?)?;
@@ -124,44 +128,50 @@ impl Subscription {
                 Some(if absolute { timeout_ns } else { guest.now_ns().saturating_add(timeout_ns) })
             }
             1 | 2 => {
-                guest.descriptor(memory.read_u32(field(16)?)?)?;
+                let readable = guest.readable_bytes(memory.read_u32(field(16)?)?)?;
+                readable_bytes = if tag == 1 { readable } else { 0 };
                 None
             }
             _ => return Err(Errno::Inval),
         };
-        Ok(Subscription { userdata, tag, at_ns })
+        Ok(Subscription { userdata, tag, at_ns, readable_bytes })
     }
 }
 
-pub(super) fn sock_accept(_: &mut Memory<'_>, _: &mut Guest, _fd: u32, _flags: u32, _out: u32) -> Done {
-    Err(Errno::NotSup.into())
+pub(super) fn sock_accept(_: &mut Memory<'_>, guest: &mut Guest, fd: u32, _flags: u32, _out: u32) -> Done {
+    no_socket(guest, fd)
 }
 
 pub(super) fn sock_recv(
     _: &mut Memory<'_>,
-    _: &mut Guest,
-    _fd: u32,
+    guest: &mut Guest,
+    fd: u32,
     _iovs: u32,
     _count: u32,
     _flags: u32,
     _out: u32,
     _out_flags: u32,
 ) -> Done {
-    Err(Errno::NotSup.into())
+    no_socket(guest, fd)
 }
 
 pub(super) fn sock_send(
     _: &mut Memory<'_>,
-    _: &mut Guest,
-    _fd: u32,
+    guest: &mut Guest,
+    fd: u32,
     _iovs: u32,
     _count: u32,
     _flags: u32,
     _out: u32,
 ) -> Done {
-    Err(Errno::NotSup.into())
+    no_socket(guest, fd)
 }
 
-pub(super) fn sock_shutdown(_: &mut Memory<'_>, _: &mut Guest, _fd: u32, _how: u32) -> Done {
-    Err(Errno::NotSup.into())
+pub(super) fn sock_shutdown(_: &mut Memory<'_>, guest: &mut Guest, fd: u32, _how: u32) -> Done {
+    no_socket(guest, fd)
+}
+
+fn no_socket(guest: &mut Guest, fd: u32) -> Done {
+    guest.descriptor(fd)?;
+    Err(Errno::NotSock.into())
 }

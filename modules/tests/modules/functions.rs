@@ -117,6 +117,21 @@ fn descriptors_are_always_ready() {
     assert_eq!(u64_of(&report.shown[2]), 0);
 }
 
+#[test]
+fn polling_tells_what_is_left_to_read() {
+    let rig = Rig::new();
+    let report = with(&rig, vec![rig.blob(b"abcdef")], |s| {
+        let [at, _] = s.data(&[read_subscription(1, 0), read_subscription(2, 1)].concat());
+        s.read(0, 2)
+            .call("poll_oneoff", &[at, OUT, 2, OUT + 256])
+            .show(OUT + 256, 4)
+            .show(OUT + 16, 8)
+            .show(OUT + 48, 8);
+    });
+    assert_eq!(report.errnos, [OK, OK]);
+    assert_eq!((u32_of(&report.shown[2]), u64_of(&report.shown[3]), u64_of(&report.shown[4])), (2, 4, 0));
+}
+
 /// A sleep until the end of time, then a reading: the clock once overflowed there.
 #[test]
 fn the_clock_stands_still_at_its_end() {
@@ -156,13 +171,14 @@ fn what_has_no_meaning_is_refused_or_does_nothing() {
     let report = bare(|s| {
         s.call("sock_accept", &[3, 0, OUT]).call("sock_recv", &[3, OUT, 1, 0, OUT, OUT]);
         s.call("sock_send", &[3, OUT, 1, 0, OUT]).call("sock_shutdown", &[3, 0]);
-        s.call("proc_raise", &[9]).call("fd_allocate", &[0, 0, 1]);
-        s.call("sched_yield", &[]).call("fd_sync", &[1]).call("fd_datasync", &[1]);
+        s.call("proc_raise", &[9]).call("fd_allocate", &[0, 0, 1]).call("fd_allocate", &[3, 0, 1]);
+        s.call("sock_shutdown", &[99, 0]).call("sched_yield", &[]).call("fd_sync", &[1]).call("fd_datasync", &[1]);
         s.call("fd_advise", &[0, 0, 0, 0]).call("fd_fdstat_set_flags", &[0, 4]);
         s.call("fd_fdstat_set_rights", &[0, 0, 0]).call("fd_filestat_set_times", &[0, 0, 0, 0]);
+        s.call("fd_filestat_set_times", &[0, 0, 0, 3]);
     });
-    assert_eq!(report.errnos[..6], [NOTSUP, NOTSUP, NOTSUP, NOTSUP, NOSYS, NOTSUP]);
-    assert_eq!(report.errnos[6..], [OK; 7]);
+    assert_eq!(report.errnos[..6], [NOTSOCK, NOTSOCK, NOTSOCK, NOTSOCK, NOSYS, NOTSUP]);
+    assert_eq!(report.errnos[6..], [BADF, BADF, OK, OK, OK, OK, OK, NOTSUP, OK, INVAL]);
 }
 
 #[test]
@@ -208,6 +224,11 @@ fn without_a_blob_standard_input_is_empty() {
     assert_eq!(report.shown[3], filestat(4, 0));
 }
 
+fn without_inode(filestat: &[u8]) -> Vec<u8> {
+    [&filestat[..8], &[0; 8], &filestat[16..]].concat()
+}
+
+/// Without its inode number.
 fn filestat(file_type: u8, size: u64) -> Vec<u8> {
     let mut bytes = vec![0; 64];
     bytes[16] = file_type;
@@ -243,23 +264,24 @@ fn descriptors_say_what_they_are() {
     let fdstat = |at: usize| (report.shown[at][0], u64_of(&report.shown[at][8..]), u64_of(&report.shown[at][16..]));
     assert_eq!(fdstat(0), (4, all & !(1 << 6), all));
     let stream = (4, all & !(1 << 1 | 1 << 2 | 1 << 5), all);
-    assert_eq!((fdstat(1), fdstat(2), fdstat(3)), (stream, stream, (3, all, all)));
-    assert_eq!((&report.shown[4], &report.shown[5]), (&filestat(4, 0), &filestat(3, 0)));
+    let directory = (3, all & !(1 << 1 | 1 << 2 | 1 << 5 | 1 << 6 | 1 << 8 | 1 << 19 | 1 << 22), all);
+    assert_eq!((fdstat(1), fdstat(2), fdstat(3)), (stream, stream, directory));
+    assert_eq!((&report.shown[4], without_inode(&report.shown[5])), (&filestat(4, 0), filestat(3, 0)));
 }
 
 #[test]
 fn preopened_directories_have_names() {
     let report = bare(|s| {
-        for fd in [3, 4, 5] {
+        for fd in [3, 4, 5, 6] {
             s.call("fd_prestat_get", &[fd, OUT]).show(OUT, 8);
             s.call("fd_prestat_dir_name", &[fd, OUT + 16 * fd, 8]).show(OUT + 16 * fd, 5);
         }
-        s.call("fd_prestat_get", &[6, OUT]).call("fd_prestat_get", &[0, OUT]);
+        s.call("fd_prestat_get", &[7, OUT]).call("fd_prestat_get", &[0, OUT]);
         s.call("fd_prestat_dir_name", &[3, OUT, 2]).call("fd_prestat_dir_name", &[1, OUT, 8]);
     });
-    assert_eq!(report.errnos, [OK, OK, OK, OK, OK, OK, BADF, BADF, NAMETOOLONG, BADF]);
-    let names: Vec<&[u8]> = [1, 3, 5].iter().map(|&at| &report.shown[at][..]).collect();
-    assert_eq!(names, [&b"/in\0\0"[..], b"/out\0", b"/grid"]);
+    assert_eq!(report.errnos, [OK, OK, OK, OK, OK, OK, OK, OK, BADF, BADF, NAMETOOLONG, BADF]);
+    let names: Vec<&[u8]> = [1, 3, 5, 7].iter().map(|&at| &report.shown[at][..]).collect();
+    assert_eq!(names, [&b"/in\0\0"[..], b"/out\0", b"/grid", b"/\0\0\0\0"]);
     assert_eq!((u64_of(&report.shown[0]), u64_of(&report.shown[2])), (3 << 32, 4 << 32));
 }
 
@@ -281,12 +303,12 @@ fn closing_and_renumbering() {
     let rig = Rig::new();
     let report = with(&rig, vec![rig.blob(b"abc"), rig.blob(b"xyz")], |s| {
         s.open(IN_FD, "2", 0, READ).show(FD, 4);
-        s.call("fd_renumber", &[6, 0]).read(0, 3);
-        s.call("fd_renumber", &[6, 0]).call("fd_renumber", &[0, 6]).call("fd_renumber", &[0, 0]);
+        s.call("fd_renumber", &[7, 0]).read(0, 3);
+        s.call("fd_renumber", &[7, 0]).call("fd_renumber", &[0, 7]).call("fd_renumber", &[0, 0]);
         s.call("fd_close", &[0]).call("fd_close", &[0]).call("fd_close", &[-1]).read(0, 1);
     });
     assert_eq!(report.errnos, [OK, OK, OK, BADF, BADF, OK, OK, BADF, BADF, BADF]);
-    assert_eq!((u32_of(&report.shown[0]), &report.shown[2][..]), (6, &b"xyz"[..]));
+    assert_eq!((u32_of(&report.shown[0]), &report.shown[2][..]), (7, &b"xyz"[..]));
 }
 
 /// `fd_write` without buffers once said yes to any descriptor.
@@ -297,7 +319,7 @@ fn bad_descriptors_are_refused_by_every_function() {
         if !takes_fd && !name.starts_with("path_") {
             continue;
         }
-        for fd in [6, 99, -1] {
+        for fd in [7, 99, -1] {
             let mut script = Script::new();
             let args: Vec<i64> = match name {
                 "path_symlink" => vec![OUT, 1, fd, OUT, 1],
@@ -364,7 +386,7 @@ fn plausible(s: &mut Script, name: &str) -> Option<Vec<i64>> {
                  (i64.const 64) (i64.const 0) (i32.const 0) (i32.const 0x8000)))",
             );
             s.uses("path_open");
-            vec![6, iovs, one, 0, OUT]
+            vec![7, iovs, one, 0, OUT]
         }
         "fd_readdir" => vec![3, OUT, 64, 0, OUT + 256],
         "fd_seek" => vec![0, 0, 1, OUT],
@@ -452,12 +474,12 @@ fn directories_list_their_entries() {
     let report = with(&rig, vec![rig.blob(b"x"), Argument::Text("t".into()), Argument::Tree(tree)], |s| {
         s.call("fd_readdir", &[IN_FD, OUT + 8, 256, 0, OUT]).show(OUT, 4).show(OUT + 8, 256);
         s.open(IN_FD, "3", DIRECTORY, READ);
-        s.call("fd_readdir", &[6, OUT + 8, 256, 0, OUT]).show(OUT, 4).show(OUT + 8, 256);
-        s.call("fd_readdir", &[6, OUT + 8, 60, 3, OUT]).show(OUT, 4).show(OUT + 8, 60);
-        s.call("fd_readdir", &[6, OUT + 8, 10, 4, OUT]).show(OUT, 4);
-        s.call("fd_readdir", &[6, OUT + 8, 0, 0, OUT]).show(OUT, 4);
-        s.call("fd_readdir", &[6, OUT + 8, 60, 5, OUT]).show(OUT, 4);
-        s.call("fd_readdir", &[6, OUT + 8, 60, -1, OUT]).show(OUT, 4);
+        s.call("fd_readdir", &[7, OUT + 8, 256, 0, OUT]).show(OUT, 4).show(OUT + 8, 256);
+        s.call("fd_readdir", &[7, OUT + 8, 60, 3, OUT]).show(OUT, 4).show(OUT + 8, 60);
+        s.call("fd_readdir", &[7, OUT + 8, 10, 4, OUT]).show(OUT, 4);
+        s.call("fd_readdir", &[7, OUT + 8, 0, 0, OUT]).show(OUT, 4);
+        s.call("fd_readdir", &[7, OUT + 8, 60, 5, OUT]).show(OUT, 4);
+        s.call("fd_readdir", &[7, OUT + 8, 60, -1, OUT]).show(OUT, 4);
         s.call("fd_readdir", &[GRID_FD, OUT + 8, 256, 0, OUT]).show(OUT, 4);
         s.call("fd_readdir", &[0, OUT + 8, 256, 0, OUT]);
     });
@@ -549,7 +571,7 @@ fn paths_do_not_lead_out() {
 
     let report = with(&rig, arguments, |s| {
         s.open(IN_FD, "1/abs", 0, READ).open(IN_FD, "1/f", DIRECTORY, READ).open(IN_FD, "1/d", DIRECTORY, READ);
-        s.open(6, "../f", 0, READ).open(6, "up", 0, READ).open_following(6, "up", 1, 0, READ);
+        s.open(7, "../f", 0, READ).open(7, "up", 0, READ).open_following(7, "up", 1, 0, READ);
     });
     assert_eq!(report.errnos, [LOOP, NOTDIR, OK, NOTCAPABLE, LOOP, NOTCAPABLE]);
 }
@@ -574,9 +596,36 @@ fn stat_and_readlink() {
     });
     assert_eq!(report.errnos, [OK, OK, OK, OK, OK, OK, OK, OK, INVAL, INVAL, NOENT]);
     let stats = [filestat(3, 0), filestat(4, 3), filestat(4, 4), filestat(7, 6), filestat(4, 6), filestat(3, 0)];
-    assert_eq!(report.shown[..6], stats);
+    let found: Vec<_> = report.shown[..6].iter().map(|shown| without_inode(shown)).collect();
+    assert_eq!(found, stats);
     assert_eq!((u32_of(&report.shown[6]), &report.shown[7][..], u32_of(&report.shown[8])), (6, &b"target"[..], 3));
     assert_eq!(rig.grid.asked(), ["p/m"]);
+}
+
+/// All inode numbers were 0, so walks that guard against cycles went no deeper than one directory.
+#[test]
+fn inode_numbers_tell_files_apart() {
+    let rig = Rig::new();
+    let sub = rig.tree(&[("same", rig.file(b"a"))]);
+    let tree = rig.tree(&[("a", rig.file(b"a")), ("b", rig.file(b"b")), ("d", Target::Directory { cid: sub })]);
+    let mut s = Script::new();
+    s.at("path_create_directory", OUT_FD, "d").at("path_create_directory", OUT_FD, "d/e");
+    s.open(OUT_FD, "f", CREATE, WRITE).call("fd_filestat_get", &[7, OUT]).show(OUT + 8, 8);
+    let stored = ["1", "1/a", "1/d/same", "1/b", "1/d"].map(|path| (IN_FD, path));
+    for (fd, path) in stored.into_iter().chain([(OUT_FD, "d"), (OUT_FD, "d/e"), (OUT_FD, "f"), (GRID_FD, ".")]) {
+        let [at, len] = s.data(path.as_bytes());
+        s.call("path_filestat_get", &[fd, 0, at, len, OUT]).show(OUT + 8, 8);
+    }
+    s.call("fd_filestat_get", &[IN_FD, OUT]).show(OUT + 8, 8).call("fd_filestat_get", &[OUT_FD, OUT]).show(OUT + 8, 8);
+    s.call("fd_readdir", &[OUT_FD, OUT + 8, 256, 0, OUT]).show(OUT + 8, 24).show(OUT + 8 + 51, 24);
+    let report = s.run_tree(&rig, vec![Argument::Tree(tree)]);
+    assert!(report.errnos.iter().all(|&errno| errno == OK), "{:?}", report.errnos);
+    let numbers: Vec<u64> = report.shown[..12].iter().map(|shown| u64_of(shown)).collect();
+    assert_eq!((numbers[0], numbers[2]), (numbers[8], numbers[3]), "one file has one number");
+    let distinct: std::collections::BTreeSet<u64> = numbers.iter().copied().collect();
+    assert_eq!((distinct.len(), distinct.contains(&0)), (10, false), "{numbers:?}");
+    let listed = [&report.shown[12], &report.shown[13]].map(|entry| u64_of(&entry[8..]));
+    assert_eq!(listed, [numbers[11], numbers[6]], "a listing has the same");
 }
 
 #[test]
@@ -584,8 +633,8 @@ fn what_is_read_cannot_be_changed() {
     let rig = Rig::new();
     let tree = rig.tree(&[("f", rig.file(b"f"))]);
     let mut s = Script::new();
-    for (fd, path) in [(IN_FD, "1/f"), (IN_FD, "new"), (GRID_FD, "p/m"), (6, "f")] {
-        if fd == 6 {
+    for (fd, path) in [(IN_FD, "1/f"), (IN_FD, "new"), (GRID_FD, "p/m"), (7, "f")] {
+        if fd == 7 {
             s.open(IN_FD, "1", DIRECTORY, READ);
         }
         s.open(fd, path, CREATE, READ).open(fd, path, TRUNCATE, READ).open(fd, path, 0, WRITE);
@@ -633,7 +682,7 @@ fn nested_calls_reach_files_and_trees() {
     let tree = rig.tree(&[("f", rig.file(b"in the tree"))]);
     rig.grid.answer("p/m/x", Target::Directory { cid: tree });
     let report = with(&rig, Vec::new(), |s| {
-        s.open(GRID_FD, "p/m/x", DIRECTORY, READ).open(6, "f", 0, READ).read(7, 11);
+        s.open(GRID_FD, "p/m/x", DIRECTORY, READ).open(7, "f", 0, READ).read(8, 11);
         s.open(GRID_FD, "../x", 0, READ).open(GRID_FD, "p/../../x", 0, READ).open(GRID_FD, "./.", 0, READ);
         let [bad, len] = s.data(b"p/\xff");
         s.call("path_open", &[GRID_FD, 0, bad, len, 0, READ, 0, 0, FD]);

@@ -4,15 +4,20 @@
 
 mod calls;
 mod cancellation;
+mod conformance;
 mod determinism;
 mod functions;
+mod fuzz;
 mod guests;
+mod hostile;
 mod library;
 mod library_trees;
 mod limits;
 mod loading;
+mod malformed;
 mod out;
 mod pg;
 mod rig;
+mod scratch;
 mod script;
 mod sums;

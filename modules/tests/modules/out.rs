@@ -29,8 +29,8 @@ fn nothing_is_an_empty_tree() {
 fn files_directories_and_links() {
     let (report, tree) = made(|s| {
         s.at("path_create_directory", OUT_FD, "d").at("path_create_directory", OUT_FD, "d/e/");
-        s.open(OUT_FD, "d/e/f", CREATE | EXCLUSIVE, WRITE).write(6, b"one ").write(6, b"two").call("fd_close", &[6]);
-        s.open(OUT_FD, "run", CREATE, WRITE).call("set_executable", &[6]).write(6, b"#!").call("fd_close", &[6]);
+        s.open(OUT_FD, "d/e/f", CREATE | EXCLUSIVE, WRITE).write(7, b"one ").write(7, b"two").call("fd_close", &[7]);
+        s.open(OUT_FD, "run", CREATE, WRITE).call("set_executable", &[7]).write(7, b"#!").call("fd_close", &[7]);
         s.symlink("/any/where", "d/abs").symlink("e/f", "d/rel");
         s.link("run", "d/run").link("d/rel", "rel").link("d", "x").link("gone", "x");
         s.at("path_create_directory", OUT_FD, "d").at("path_create_directory", OUT_FD, "gone/d");
@@ -57,7 +57,7 @@ fn files_directories_and_links() {
 fn what_is_open_at_exit_is_closed() {
     let (report, tree) = made(|s| {
         s.open(OUT_FD, "a", CREATE, WRITE).open(OUT_FD, "b", CREATE, READ);
-        s.write(7, b"b").write(6, b"a").call("set_executable", &[7]);
+        s.write(8, b"b").write(7, b"a").call("set_executable", &[8]);
     });
     assert_eq!((report.errnos, tree), (vec![OK; 5], vec!["a = a".into(), "b* = b".into()]));
 }
@@ -65,14 +65,14 @@ fn what_is_open_at_exit_is_closed() {
 #[test]
 fn a_file_is_written_from_start_to_end() {
     let (report, tree) = made(|s| {
-        s.open(OUT_FD, "f", CREATE, WRITE).write(6, b"abc").call("fd_tell", &[6, OUT]).show(OUT, 8);
-        s.call("fd_seek", &[6, 0, 2, OUT]).call("fd_seek", &[6, 0, 0, OUT]).call("fd_seek", &[6, -1, 1, OUT]);
+        s.open(OUT_FD, "f", CREATE, WRITE).write(7, b"abc").call("fd_tell", &[7, OUT]).show(OUT, 8);
+        s.call("fd_seek", &[7, 0, 2, OUT]).call("fd_seek", &[7, 0, 0, OUT]).call("fd_seek", &[7, -1, 1, OUT]);
         let [iovs, count] = s.iovec(b"def");
-        s.call("fd_pwrite", &[6, iovs, count, 0, OUT]).call("fd_pwrite", &[6, iovs, count, 3, OUT]).show(OUT, 4);
+        s.call("fd_pwrite", &[7, iovs, count, 0, OUT]).call("fd_pwrite", &[7, iovs, count, 3, OUT]).show(OUT, 4);
         s.call("fd_pwrite", &[1, iovs, count, 0, OUT]);
-        s.call("fd_filestat_set_size", &[6, 6]).call("fd_filestat_set_size", &[6, 0]);
-        s.call("fd_filestat_get", &[6, OUT]).show(OUT + 32, 8).read(6, 1);
-        s.call("fd_close", &[6]).write(6, b"late").call("fd_close", &[6]);
+        s.call("fd_filestat_set_size", &[7, 6]).call("fd_filestat_set_size", &[7, 0]);
+        s.call("fd_filestat_get", &[7, OUT]).show(OUT + 32, 8).read(7, 1);
+        s.call("fd_close", &[7]).write(7, b"late").call("fd_close", &[7]);
     });
     assert_eq!(report.errnos, [OK, OK, OK, OK, SPIPE, SPIPE, SPIPE, OK, SPIPE, OK, NOTSUP, OK, BADF, OK, BADF, BADF]);
     assert_eq!((u64_of(&report.shown[0]), u32_of(&report.shown[1]), u64_of(&report.shown[2])), (3, 3, 6));
@@ -82,14 +82,14 @@ fn a_file_is_written_from_start_to_end() {
 #[test]
 fn opening_what_is_there() {
     let (report, tree) = made(|s| {
-        s.open(OUT_FD, "f", CREATE, WRITE).write(6, b"old").call("fd_close", &[6]);
+        s.open(OUT_FD, "f", CREATE, WRITE).write(7, b"old").call("fd_close", &[7]);
         s.open(OUT_FD, "f", 0, READ).open(OUT_FD, "f", 0, WRITE).open(OUT_FD, "f", CREATE, WRITE);
         s.open(OUT_FD, "f", DIRECTORY, READ).open(OUT_FD, "f", TRUNCATE, READ);
-        s.open(OUT_FD, "f", TRUNCATE, WRITE).write(6, b"new").call("fd_close", &[6]);
+        s.open(OUT_FD, "f", TRUNCATE, WRITE).write(7, b"new").call("fd_close", &[7]);
         s.open(OUT_FD, "none", 0, READ).open(OUT_FD, "none", 0, WRITE).open(OUT_FD, "none", DIRECTORY, READ);
         s.open(OUT_FD, "none", CREATE | DIRECTORY, WRITE).open(OUT_FD, ".", 0, WRITE).open(OUT_FD, ".", TRUNCATE, READ);
         s.open(OUT_FD, "", CREATE | EXCLUSIVE, WRITE).open(OUT_FD, "f/", CREATE | EXCLUSIVE, READ);
-        s.open(OUT_FD, ".", DIRECTORY, READ).at("path_create_directory", 6, "d").open(6, "d/g", CREATE, WRITE);
+        s.open(OUT_FD, ".", DIRECTORY, READ).at("path_create_directory", 7, "d").open(7, "d/g", CREATE, WRITE);
     });
     assert_eq!(report.errnos[..8], [OK, OK, OK, NOTSUP, NOTSUP, NOTSUP, NOTDIR, NOTSUP]);
     assert_eq!(report.errnos[8..], [OK, OK, OK, NOENT, NOENT, NOENT, INVAL, ISDIR, ISDIR, EXIST, EXIST, OK, OK, OK]);
@@ -119,7 +119,7 @@ fn symbolic_links_are_never_followed() {
 fn paths_stay_below_out() {
     let (report, tree) = made(|s| {
         s.at("path_create_directory", OUT_FD, "d").open(OUT_FD, "d", DIRECTORY, READ);
-        s.open(6, "../f", CREATE, WRITE).open(6, "../../f", CREATE, WRITE).open(OUT_FD, "..", DIRECTORY, READ);
+        s.open(7, "../f", CREATE, WRITE).open(7, "../../f", CREATE, WRITE).open(OUT_FD, "..", DIRECTORY, READ);
         s.open(OUT_FD, "d/../d/g", CREATE, WRITE).open(OUT_FD, "/abs", CREATE, WRITE);
         s.at("path_create_directory", OUT_FD, "/out/x").rename("d/g", "../g").link("../f", "h");
     });
@@ -133,7 +133,7 @@ fn removing() {
         s.at("path_create_directory", OUT_FD, "d").open(OUT_FD, "d/f", CREATE, WRITE).symlink("x", "l");
         s.at("path_remove_directory", OUT_FD, "d").at("path_unlink_file", OUT_FD, "d");
         s.at("path_remove_directory", OUT_FD, "d/f").at("path_unlink_file", OUT_FD, "d/f");
-        s.write(6, b"to nowhere").call("fd_close", &[6]);
+        s.write(7, b"to nowhere").call("fd_close", &[7]);
         s.at("path_remove_directory", OUT_FD, "d").at("path_unlink_file", OUT_FD, "l");
         s.at("path_unlink_file", OUT_FD, "l").at("path_remove_directory", OUT_FD, "d");
         s.at("path_remove_directory", OUT_FD, ".").at("path_unlink_file", OUT_FD, "");
@@ -146,7 +146,7 @@ fn removing() {
 fn renaming() {
     let (report, tree) = made(|s| {
         for (name, content) in [("a", b"a"), ("b", b"b"), ("c", b"c")] {
-            s.open(OUT_FD, name, CREATE, WRITE).write(6, content).call("fd_close", &[6]);
+            s.open(OUT_FD, name, CREATE, WRITE).write(7, content).call("fd_close", &[7]);
         }
         for name in ["d", "d/sub", "e", "full", "full/x"] {
             s.at("path_create_directory", OUT_FD, name);
@@ -169,9 +169,9 @@ fn renaming() {
 #[test]
 fn a_file_open_for_writing_may_be_moved() {
     let (report, tree) = made(|s| {
-        s.at("path_create_directory", OUT_FD, "d").open(OUT_FD, "d/f", CREATE, WRITE).write(6, b"1");
-        s.rename("d", "e").write(6, b"2").rename("e/f", "g").write(6, b"3");
-        s.link("g", "h").call("fd_close", &[6]).link("g", "h").symlink("d", "d");
+        s.at("path_create_directory", OUT_FD, "d").open(OUT_FD, "d/f", CREATE, WRITE).write(7, b"1");
+        s.rename("d", "e").write(7, b"2").rename("e/f", "g").write(7, b"3");
+        s.link("g", "h").call("fd_close", &[7]).link("g", "h").symlink("d", "d");
     });
     assert_eq!(report.errnos, [OK, OK, OK, OK, OK, OK, OK, NOTSUP, OK, OK, OK]);
     assert_eq!(tree, ["d -> d", "e/", "g = 123", "h = 123"]);
@@ -180,8 +180,8 @@ fn a_file_open_for_writing_may_be_moved() {
 #[test]
 fn a_file_begun_anew_loses_its_first_writer() {
     let (report, tree) = made(|s| {
-        s.open(OUT_FD, "f", CREATE, WRITE).write(6, b"first").open(OUT_FD, "f", CREATE | TRUNCATE, WRITE);
-        s.write(7, b"second").write(6, b" more").call("fd_close", &[7]).call("fd_close", &[6]);
+        s.open(OUT_FD, "f", CREATE, WRITE).write(7, b"first").open(OUT_FD, "f", CREATE | TRUNCATE, WRITE);
+        s.write(8, b"second").write(7, b" more").call("fd_close", &[8]).call("fd_close", &[7]);
     });
     assert_eq!((report.errnos, tree), (vec![OK; 7], vec!["f = second".into()]));
 }
@@ -205,7 +205,7 @@ fn descriptors_run_out() {
         import("path_open"),
     );
     let done = rig.run(&load_tree_wat(&text), Vec::new()).unwrap();
-    assert_eq!(rig.listing(&done.result).len(), 1024 - 6);
+    assert_eq!(rig.listing(&done.result).len(), 1024 - 7);
 }
 
 /// Counts up at address 32 and makes that many of the directories `a/a/a...` at `path`.
@@ -269,7 +269,7 @@ fn a_module_that_returns_a_blob_makes_no_tree() {
     let mut s = Script::new();
     s.at("path_create_directory", OUT_FD, "d").open(OUT_FD, "f", CREATE, WRITE).symlink("t", "l").link("l", "m");
     s.rename("f", "g").at("path_unlink_file", OUT_FD, "f").at("path_remove_directory", OUT_FD, "d");
-    s.open(OUT_FD, ".", DIRECTORY, READ).call("fd_readdir", &[6, OUT, 64, 0, OUT + 128]).show(OUT + 128, 4);
+    s.open(OUT_FD, ".", DIRECTORY, READ).call("fd_readdir", &[7, OUT, 64, 0, OUT + 128]).show(OUT + 128, 4);
     let report = s.run(&rig, Vec::new());
     assert_eq!(report.errnos, [ROFS, ROFS, ROFS, ROFS, ROFS, ROFS, ROFS, OK, OK]);
     assert_eq!((u32_of(&report.shown[0]), rig.content(&report.done.result)), (51, Vec::new()));
@@ -291,7 +291,7 @@ fn names_and_links_count_as_output() {
     let mut rig = Rig::new();
     let mut s = Script::new();
     s.at("path_create_directory", OUT_FD, "d").at("path_create_directory", OUT_FD, "d").symlink("target", "l");
-    s.open(OUT_FD, "f", CREATE, WRITE).write(6, b"12345");
+    s.open(OUT_FD, "f", CREATE, WRITE).write(7, b"12345");
     rig.limits.output_bytes = (64 + 1) + (64 + 1 + 6) + (64 + 1) + 5;
     assert_eq!(s.run_tree(&rig, Vec::new()).errnos, [OK, EXIST, OK, OK, OK]);
     rig.limits.output_bytes -= 1;
@@ -316,7 +316,7 @@ fn a_large_directory_is_listed_in_small_pieces() {
           (drop (call $path_open (i32.const 3) (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 2) (i64.const 2)
             (i64.const 0) (i32.const 0) (i32.const 8)))
           (loop $more
-            (if (call $fd_readdir (i32.const 6) (i32.const 64) (i32.const 30) (local.get $cookie) (i32.const 16))
+            (if (call $fd_readdir (i32.const 7) (i32.const 64) (i32.const 30) (local.get $cookie) (i32.const 16))
               (then (unreachable)))
             (local.set $cookie (i64.add (local.get $cookie) (i64.const 1)))
             (br_if $more (i32.load (i32.const 16))))

@@ -77,6 +77,7 @@ pub mod errno {
     pub const BADF: u32 = 8;
     pub const EXIST: u32 = 20;
     pub const FAULT: u32 = 21;
+    pub const FBIG: u32 = 22;
     pub const INVAL: u32 = 28;
     pub const ISDIR: u32 = 31;
     pub const LOOP: u32 = 32;
@@ -87,16 +88,19 @@ pub mod errno {
     pub const NOSYS: u32 = 52;
     pub const NOTDIR: u32 = 54;
     pub const NOTEMPTY: u32 = 55;
+    pub const NOTSOCK: u32 = 57;
     pub const NOTSUP: u32 = 58;
     pub const PERM: u32 = 63;
     pub const ROFS: u32 = 69;
     pub const SPIPE: u32 = 70;
+    pub const XDEV: u32 = 75;
     pub const NOTCAPABLE: u32 = 76;
 }
 
 pub const IN_FD: i64 = 3;
 pub const OUT_FD: i64 = 4;
 pub const GRID_FD: i64 = 5;
+pub const ROOT_FD: i64 = 6;
 
 pub const CREATE: i64 = 1;
 pub const DIRECTORY: i64 = 2;
@@ -202,18 +206,30 @@ impl Script {
     }
 
     pub fn symlink(&mut self, target: &str, path: &str) -> &mut Script {
-        let ([target, target_len], [path, len]) = (self.data(target.as_bytes()), self.data(path.as_bytes()));
-        self.call("path_symlink", &[target, target_len, OUT_FD, path, len])
+        self.symlink_at(OUT_FD, target, path)
     }
 
     pub fn link(&mut self, from: &str, to: &str) -> &mut Script {
-        let ([from, from_len], [to, to_len]) = (self.data(from.as_bytes()), self.data(to.as_bytes()));
-        self.call("path_link", &[OUT_FD, 0, from, from_len, OUT_FD, to, to_len])
+        self.link_at(OUT_FD, from, to)
     }
 
     pub fn rename(&mut self, from: &str, to: &str) -> &mut Script {
+        self.rename_at(OUT_FD, from, to)
+    }
+
+    pub fn symlink_at(&mut self, fd: i64, target: &str, path: &str) -> &mut Script {
+        let ([target, target_len], [path, len]) = (self.data(target.as_bytes()), self.data(path.as_bytes()));
+        self.call("path_symlink", &[target, target_len, fd, path, len])
+    }
+
+    pub fn link_at(&mut self, fd: i64, from: &str, to: &str) -> &mut Script {
         let ([from, from_len], [to, to_len]) = (self.data(from.as_bytes()), self.data(to.as_bytes()));
-        self.call("path_rename", &[OUT_FD, from, from_len, OUT_FD, to, to_len])
+        self.call("path_link", &[fd, 0, from, from_len, fd, to, to_len])
+    }
+
+    pub fn rename_at(&mut self, fd: i64, from: &str, to: &str) -> &mut Script {
+        let ([from, from_len], [to, to_len]) = (self.data(from.as_bytes()), self.data(to.as_bytes()));
+        self.call("path_rename", &[fd, from, from_len, fd, to, to_len])
     }
 
     pub fn write(&mut self, fd: i64, bytes: &[u8]) -> &mut Script {
