@@ -87,9 +87,13 @@ impl Failures {
 
     /// Remembers a failure, if it would be the same the next time.
     pub fn note(&self, key: &Hash, error: &Error) {
-        if !matches!(error.code, Code::ModuleFailed | Code::NotModule | Code::MemoryLimit | Code::OutputLimit) {
-            return;
+        if matches!(error.code, Code::ModuleFailed | Code::NotModule | Code::MemoryLimit | Code::OutputLimit) {
+            self.remember(key, error);
         }
+    }
+
+    /// Remembers a failure, whatever it is.
+    pub fn remember(&self, key: &Hash, error: &Error) {
         let mut recent = self.recent.lock().expect("no panic while it is held");
         if recent.len() >= MAX_FAILURES {
             recent.clear();

@@ -7,6 +7,7 @@ use crate::describe::{Runner, is_tree};
 use crate::error::{Code, Error, Result};
 use crate::module::{Acceptance, Call, Handling, Module, Reply};
 use crate::parms::Value;
+use crate::peers::Peers;
 
 /// The module.
 pub struct CasModule;
@@ -25,10 +26,11 @@ impl Module for CasModule {
             let [Value::Object(cid)] = call.parms.arguments.as_slice() else {
                 return Err(Error::new(Code::Usage, "cas takes one argument, a CID or a name"));
             };
+            Peers::supply_inputs(call).await?;
             let store = &call.kernel.store;
-            let object = store.object(cid)?.ok_or_else(|| {
-                Error::new(Code::Unavailable, format!("{cid} is not stored on this node, and local asks no other"))
-            })?;
+            let object = store
+                .object(cid)?
+                .ok_or_else(|| Error::new(Code::Unavailable, format!("{cid} is not stored on this node")))?;
             let result = if is_tree(store, cid) {
                 Target::Directory { cid: *cid }
             } else {

@@ -14,7 +14,7 @@ use gridfs_store::{Cid, Codec, Collected, Hash, Marker, Phase, Target, cbor};
 
 use crate::error::{Code, Error, Result};
 use crate::kernel::Kernel;
-use crate::marks::{self, ACCEPTED, PINS};
+use crate::marks::{self, ACCEPTED, EVIDENCE, PINS, SHARED};
 use crate::receipt::{Memo, Receipt, cid_of};
 
 /// Older states of the symbol table that stay readable.
@@ -104,8 +104,10 @@ impl Kernel {
                 marker.keep(&pin.cid)?;
                 self.count_pinned(marker, pin.cid)?;
             }
-            for promise in ACCEPTED.all(&self.store)? {
-                marker.keep(&promise.cid)?;
+            for marks in [ACCEPTED, SHARED, EVIDENCE] {
+                for mark in marks.all(&self.store)? {
+                    marker.keep(&mark.cid)?;
+                }
             }
             self.mark_remembered(marker, evicted)
         });

@@ -2,11 +2,14 @@
 //! answers.
 
 use std::cmp::Reverse;
+use std::pin::pin;
 use std::time::Duration;
 
+use crate::claims;
 use crate::error::{Code, Error, Result};
 use crate::kernel::Kernel;
 use crate::module::{Call, Module, Reply};
+use crate::promise::Source;
 use crate::syscalls::{DOUBTFUL, Steps};
 
 impl Kernel {
@@ -15,21 +18,41 @@ impl Kernel {
     /// A failure that is the call's own is final; after one that is its handler's, the next is tried. Either is a broken promise.
     pub(crate) async fn consult(&self, call: &Call, clock: impl Fn() -> Duration) -> Result<Reply> {
         let steps = Steps::of(&call.parms);
-        let mut failure = None;
-        for module in self.accepters(call, &steps, millis(clock()))? {
+        let mut accepters = self.accepters(call, &steps, millis(clock()))?;
+        let peers = accepters.iter().position(|module| module.id() == claims::ID);
+        match peers {
+            Some(peers) if call.promise.source == Source::Race && accepters.len() > 1 => {
+                let peers = accepters.remove(peers);
+                let here = self.first_of(call, &steps, &accepters, &clock);
+                race(here, self.first_of(call, &steps, &[peers], &clock)).await
+            }
+            _ => self.first_of(call, &steps, &accepters, &clock).await,
+        }
+    }
+
+    /// The answer of the first of these modules that has one.
+    async fn first_of(
+        &self,
+        call: &Call,
+        steps: &Steps,
+        accepters: &[&dyn Module],
+        clock: &impl Fn() -> Duration,
+    ) -> Result<Reply> {
+        let mut failure: Option<Error> = None;
+        for module in accepters {
             let started = clock();
             let result = module.handle(call).await;
             let ended = clock();
             match result {
                 Ok(reply) => {
                     let latency_us = u64::try_from(ended.saturating_sub(started).as_micros()).unwrap_or(u64::MAX);
-                    self.syscalls.kept(&steps, module.id(), latency_us, millis(ended));
+                    self.syscalls.kept(steps, module.id(), latency_us, millis(ended));
                     return Ok(reply);
                 }
                 // Given up is not broken.
                 Err(error) if error.code == Code::Interrupted => return Err(error),
                 Err(error) => {
-                    self.syscalls.broken(&steps, module.id(), &error, millis(ended));
+                    self.syscalls.broken(steps, module.id(), &error, millis(ended));
                     if error.code.is_final() {
                         return Err(error);
                     }
@@ -66,6 +89,21 @@ impl Kernel {
         }
         accepters.sort_by_key(|(rank, _)| *rank);
         Ok(accepters.into_iter().map(|(_, module)| module).collect())
+    }
+}
+
+/// The first good answer of the two; if there is none, the failure here.
+async fn race(here: impl Future<Output = Result<Reply>>, there: impl Future<Output = Result<Reply>>) -> Result<Reply> {
+    let (mut here, mut there) = (pin!(here), pin!(there));
+    tokio::select! {
+        answer = &mut here => match answer {
+            Err(error) if !error.code.is_final() => there.await.map_err(|_| error),
+            answer => answer,
+        },
+        answer = &mut there => match answer {
+            Ok(reply) => Ok(reply),
+            Err(_) => here.await,
+        },
     }
 }
 

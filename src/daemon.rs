@@ -1,4 +1,4 @@
-//! The daemon: a node that is mounted and answers on a socket until it is told to stop.
+//! The daemon: a node that is mounted, or answers its peers, or both, and answers on a socket until it is told to stop.
 
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use gridfs_fuse::{Mount, MountOptions, mount};
+use gridfs_fuse::{Mount, MountError, MountOptions, mount};
+use gridfs_p2p::Multiaddr;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::unix::OwnedReadHalf;
 use tokio::net::{UnixListener, UnixStream};
@@ -30,10 +31,23 @@ const SAVE_EVERY: Duration = Duration::from_secs(300);
 /// How long commands may take to end after the daemon was told to.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// A mounted node that answers on its socket.
+/// How long peers may take to be told that the node goes.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// What a daemon does besides answering on its socket.
+pub struct Duties {
+    /// Where to mount, and how.
+    pub mount: Option<(PathBuf, MountOptions, Policy)>,
+    /// Whether to listen for peers.
+    pub serve: bool,
+    /// Where, if not where the configuration says.
+    pub listen: Vec<Multiaddr>,
+}
+
+/// A node that answers on its socket.
 pub struct Daemon {
     node: Arc<Node>,
-    mount: Mount,
+    mount: Option<Mount>,
     listener: UnixListener,
     socket: PathBuf,
     terminate: Signal,
@@ -41,22 +55,16 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Mounts `node` at `directory` and opens the socket. When it returns, the mount answers.
-    pub fn start(node: Arc<Node>, directory: &Path, options: MountOptions, policy: Policy) -> Result<Daemon> {
+    /// Opens the socket, listens and mounts, as it is told. When it returns, all of it answers.
+    pub async fn start(node: Arc<Node>, duties: Duties) -> Result<Daemon> {
         // Before anybody can know that there is a daemon to end.
         let (terminate, interrupt) = (signal_of(SignalKind::terminate())?, signal_of(SignalKind::interrupt())?);
         let socket = home::socket(node.home.directory());
         let listener = listen(&socket)?;
-        let grid = Grid::new(node.kernel.clone(), node.copies.clone(), node.home.directory().to_owned(), policy);
-        let runtime = tokio::runtime::Handle::current();
-        let mount = mount(grid, directory, options, runtime)
-            .map_err(|e| Error::caused(Code::General, format!("can't mount at {}", directory.display()), e))?;
+        node.join(duties.serve, duties.listen).await?;
+        let mount = duties.mount.map(|(directory, options, policy)| mounted(&node, &directory, options, policy));
+        let mount = mount.transpose()?;
         Ok(Daemon { node, mount, listener, socket, terminate, interrupt })
-    }
-
-    /// Where it is mounted.
-    pub fn directory(&self) -> &Path {
-        self.mount.dir()
     }
 
     /// Serves until `gridfs umount`, an unmount by somebody else, SIGTERM or SIGINT; then unmounts and cleans up. A
@@ -65,7 +73,7 @@ impl Daemon {
         notify(READY);
         let (stop, mut stopped) = watch::channel(false);
         let stop = Arc::new(stop);
-        let service = Service::mounted(self.node.clone(), &self.mount);
+        let service = Service::of_daemon(self.node.clone(), self.mount.as_ref());
         let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let mut saving = tokio::time::interval(SAVE_EVERY);
         loop {
@@ -93,7 +101,7 @@ impl Daemon {
                 _ = stopped.changed() => break,
                 _ = self.terminate.recv() => break,
                 _ = self.interrupt.recv() => break,
-                ended = self.mount.wait() => {
+                ended = ended(&mut self.mount) => {
                     ended.map_err(|e| Error::caused(Code::General, "the mount broke", e))?;
                     break;
                 }
@@ -107,7 +115,10 @@ impl Daemon {
             tracing::warn!("another signal: ending at once");
             std::process::exit(1);
         });
-        let unmounted = tokio::task::spawn_blocking(move || mount.unmount()).await;
+        let unmounted = tokio::task::spawn_blocking(move || mount.map_or(Ok(()), Mount::unmount)).await;
+        if let Some(network) = node.kernel.peers.network() {
+            let _ = tokio::time::timeout(FAREWELL, network.stop()).await; // then they notice by themselves
+        }
         // The socket disappears last, when the mount is gone and everything is on disk.
         drop(listener);
         node.kernel.store.sync()?;
@@ -119,6 +130,20 @@ impl Daemon {
             Ok(unmounted) => unmounted.map_err(|e| Error::caused(Code::General, "can't unmount", e)),
             Err(_) => Err(Error::new(Code::General, "unmounting failed; see the log")),
         }
+    }
+}
+
+fn mounted(node: &Node, directory: &Path, options: MountOptions, policy: Policy) -> Result<Mount> {
+    let grid = Grid::new(node.kernel.clone(), node.copies.clone(), node.home.directory().to_owned(), policy);
+    mount(grid, directory, options, tokio::runtime::Handle::current())
+        .map_err(|e| Error::caused(Code::General, format!("can't mount at {}", directory.display()), e))
+}
+
+/// Waits until somebody unmounts the mount; for ever if there is none.
+async fn ended(mount: &mut Option<Mount>) -> std::result::Result<(), MountError> {
+    match mount {
+        Some(mount) => mount.wait().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -5,6 +5,7 @@
 //! cache/         the store (see store/FORMAT.md)
 //! code/          compiled modules, local to this machine; may be deleted
 //! keys/          private keys (0600)
+//! peers/         peers and what they provide; may be deleted, but for those that were added by hand
 //! syscalls       what the syscall tree has learnt; may be deleted
 //! run/           socket of the daemon, its log
 //! mnt/           the default mount point
@@ -19,11 +20,25 @@ use std::sync::Mutex;
 
 use bytesize::ByteSize;
 use gridfs_store::Cid;
+use serde::Deserialize;
 use toml_edit::DocumentMut;
 
 use crate::error::{Code, Error, Result};
+use crate::identity::NodeId;
+use crate::peers::Settings;
 
 const README: &str = "# gridfs node. `root` is the symbol table's newest root; gridfs writes it.\n";
+
+/// The table `[peers]` of config.toml.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct PeersTable {
+    serve: bool,
+    listen: Option<Vec<String>>,
+    grid: Option<String>,
+    allow: Option<Vec<String>>,
+    mdns: bool,
+}
 
 /// Paths of the home, and its configuration.
 pub struct Home {
@@ -79,6 +94,46 @@ impl Home {
     /// Directory of compiled modules.
     pub fn code(&self) -> PathBuf {
         self.directory.join("code")
+    }
+
+    /// Directory of what is known of peers.
+    pub fn peers_directory(&self) -> PathBuf {
+        self.directory.join("peers")
+    }
+
+    /// How this node deals with peers, the table `[peers]`:
+    ///
+    /// ```toml
+    /// [peers]
+    /// serve = true                          # listen whenever the daemon runs
+    /// listen = ["/ip4/0.0.0.0/tcp/4747"]    # where
+    /// grid = "office"                       # a grid of one's own
+    /// allow = ["12D3KooW..."]               # no other peers than these
+    /// mdns = true                           # look for peers on the local network
+    /// ```
+    pub fn peers(&self) -> Result<Settings> {
+        let config = self.config.lock().expect("no panic while it is held");
+        let Some(item) = config.get("peers") else { return Ok(Settings::default()) };
+        let wrong = |why: String| {
+            let path = self.directory.join("config.toml");
+            Error::new(Code::General, format!("[peers] in {} is wrong: {why}", path.display()))
+        };
+        let table = item.as_table().ok_or_else(|| wrong("it is no table".into()))?;
+        let table: PeersTable = toml_edit::de::from_document(DocumentMut::from(table.clone()))
+            .map_err(|e| wrong(e.message().to_owned()))?;
+        let address = |text: &String| text.parse().map_err(|e| wrong(format!("{text:?} is no address: {e}")));
+        let listen =
+            table.listen.as_deref().map(|texts| texts.iter().map(address).collect::<Result<_>>()).transpose()?;
+        let peer = |text: &String| text.parse::<NodeId>().and_then(|node| crate::peers::peer_id(&node));
+        let peer = |text: &String| peer(text).map_err(|_| wrong(format!("{text:?} is no peer's id")));
+        let allow = table.allow.as_deref().map(|texts| texts.iter().map(peer).collect::<Result<_>>()).transpose()?;
+        Ok(Settings {
+            listen: listen.unwrap_or_else(Settings::default_listen),
+            serve: table.serve,
+            grid: table.grid,
+            allow,
+            mdns: table.mdns,
+        })
     }
 
     /// File of the syscall tree.

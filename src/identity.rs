@@ -60,6 +60,11 @@ impl Identity {
         }
     }
 
+    /// The private key's 32 bytes, for the handshakes with peers.
+    pub(crate) fn seed(&self) -> [u8; 32] {
+        self.0.to_bytes()
+    }
+
     /// The public key.
     pub fn id(&self) -> NodeId {
         NodeId(self.0.verifying_key().to_bytes())

@@ -26,7 +26,8 @@ use crate::identity::Identity;
 use crate::module::{Call, Caller, Module, Reply};
 use crate::names::Names;
 use crate::parms::Parms;
-use crate::promise::Promise;
+use crate::peers::Peers;
+use crate::promise::{Promise, Source};
 use crate::receipt::Receipt;
 use crate::syscalls::{Key, Steps, Syscalls};
 
@@ -52,6 +53,10 @@ pub struct Counters {
     pub interrupted: AtomicU64,
     /// Evaluations of WASM modules that were started.
     pub runs: AtomicU64,
+    /// Objects fetched from peers.
+    pub fetched: AtomicU64,
+    /// Results believed as peers claim them.
+    pub claimed: AtomicU64,
     /// Results found to hold without running their module, for all below them was what it had been.
     pub renewed: AtomicU64,
     /// How long those that ended took, in nanoseconds, each from instantiation to its result.
@@ -84,6 +89,8 @@ pub struct Kernel {
     /// Who answers which calls.
     pub syscalls: Syscalls,
     pub(crate) consulted: Vec<Box<dyn Module>>,
+    /// Where it gets what it does not have.
+    pub peers: Peers,
     flights: Arc<Flights<Reply>>,
     log: Mutex<VecDeque<String>>,
     /// How large the store was after the last collection of garbage.
@@ -108,6 +115,7 @@ impl Kernel {
             consulted: modules,
             accepted,
             syscalls,
+            peers: Peers::new(runtime.clone()),
             flights: Flights::new(runtime),
             log: Mutex::default(),
             counters: Counters::default(),
@@ -129,7 +137,7 @@ impl Kernel {
             self.counters.hits.fetch_add(1, Ordering::Relaxed);
             return Ok(reply);
         }
-        let call = self.check(caller, parms).inspect_err(|error| self.report("call refused", error));
+        let call = self.admit(caller, parms).await.inspect_err(|error| self.report("call refused", error));
         let span_ms = call.as_ref().map(|call| call.promise.span_ms()).ok();
         let reply = self.carry_out(call).await?;
         if let (Some(leaf), Some(span_ms), true) = (leaf, span_ms, reply.immutable) {
@@ -174,11 +182,18 @@ impl Kernel {
                     tokio::task::spawn_blocking(move || kernel.make_room_if_possible());
                 }
                 let call = Call { urgent, ..call };
-                let result = kernel.consult(&call, crate::time::since_epoch).await;
+                let result = kernel.answered(&call).await;
                 result.inspect_err(|error| kernel.report(&call.parms.path(call.module.required()), error))
             })
             .await?;
         end.0 = &self.counters.computed;
+        Ok(reply)
+    }
+
+    /// The answer to a call, of which peers are told if its promise says so.
+    async fn answered(self: &Arc<Self>, call: &Call) -> Result<Reply> {
+        let reply = self.consult(call, crate::time::since_epoch).await?;
+        self.peers.offer(call, &reply).await;
         Ok(reply)
     }
 
@@ -304,6 +319,32 @@ impl Kernel {
     /// Number of calls that wait for them.
     pub fn waiting(&self) -> usize {
         self.flights.waiting()
+    }
+
+    /// Whether what is needed for calls under this promise may be fetched from peers.
+    pub fn may_ask_peers(&self, promise: &Cid) -> bool {
+        let asks = |promise: &Promise| promise.source != Source::Local;
+        self.peers.network().is_some() && self.promise(promise).is_ok_and(|promise| asks(&promise))
+    }
+
+    /// What a module is. It is fetched if it is not stored here and the promise allows that.
+    pub async fn module(self: &Arc<Self>, promise: &Promise, module: &Cid) -> Result<Arc<Description>> {
+        match self.modules.get(module) {
+            Err(error) if error.code == Code::Unavailable => {
+                Peers::supply(self, promise.source, [*module]).await?;
+                self.modules.get(module)
+            }
+            known => known,
+        }
+    }
+
+    /// Checks a call before anything runs, and fetches its module if need be: rights before effect.
+    async fn admit(self: &Arc<Self>, caller: Caller, parms: Parms) -> Result<Call> {
+        if self.peers.network().is_some() {
+            let promise = self.check_rights(&caller.authority, &parms)?;
+            self.module(&promise, &parms.module).await?;
+        }
+        self.check(caller, parms)
     }
 
     /// Checks a call before anything runs: rights before effect.

@@ -5,11 +5,13 @@
 
 pub mod acceptance;
 pub mod accepted;
+pub mod answers;
 pub mod authority;
 pub mod builtins;
 pub mod cache;
 pub mod capability;
 pub mod cas;
+pub mod claims;
 pub mod cli;
 pub mod client;
 mod collect;
@@ -31,12 +33,14 @@ pub mod node;
 mod notify;
 pub mod parms;
 pub mod path;
+pub mod peers;
 pub mod project;
 pub mod promise;
 pub mod receipt;
 pub mod resolve;
 pub mod service;
 pub mod syscalls;
+pub mod ticket;
 pub mod time;
 pub mod wasm;
 

@@ -125,7 +125,11 @@ impl Kernel {
         parms.path(required)
     }
 
-    fn each_remembered(&self, heard: Heard<'_>, each: &mut dyn FnMut(Remembered) -> Result<()>) -> Result<()> {
+    pub(crate) fn each_remembered(
+        &self,
+        heard: Heard<'_>,
+        each: &mut dyn FnMut(Remembered) -> Result<()>,
+    ) -> Result<()> {
         for memo in self.store.memos(b"")? {
             let (_, key) = memo?;
             listen(heard)?;

@@ -1,5 +1,5 @@
-//! Marked objects: pins, which keep what no name stands for, and accepted promises. A mark is a memo in the store, labelled
-//! `<mark>/<cid>`.
+//! Marked objects: pins, which keep what no name stands for, accepted promises, and what is shared with peers. A mark is a memo in
+//! the store, labelled `<mark>/<cid>`.
 
 use std::sync::Arc;
 
@@ -15,8 +15,12 @@ const MAX_NOTE_BYTES: usize = 4096;
 pub const PINS: Marks = Marks("pin/");
 /// Promises that the node accepts.
 pub const ACCEPTED: Marks = Marks("accepted/");
+/// Objects that any peer may read.
+pub const SHARED: Marks = Marks("shared/");
+/// Claims that show their signers to be liars.
+pub const EVIDENCE: Marks = Marks("evidence/");
 
-/// One kind of mark; both kinds are roots of a collection of garbage.
+/// One kind of mark; all kinds are roots of a collection of garbage.
 #[derive(Clone, Copy)]
 pub struct Marks(&'static str);
 
@@ -42,7 +46,7 @@ struct Stored {
 
 /// Whether a memo's label is that of a mark.
 pub fn is_mark(label: &[u8]) -> bool {
-    [PINS, ACCEPTED].iter().any(|marks| label.starts_with(marks.0.as_bytes()))
+    [PINS, ACCEPTED, SHARED, EVIDENCE].iter().any(|marks| label.starts_with(marks.0.as_bytes()))
 }
 
 impl Marks {
@@ -62,6 +66,11 @@ impl Marks {
         batch.put_memo(self.key(cid), &self.label(cid), &cbor::to_vec(&Stored { v: 1, note, time_ms }))?;
         batch.commit(Durability::Durable)?;
         Ok(())
+    }
+
+    /// Whether an object has such a mark.
+    pub fn has(self, store: &Arc<Store>, cid: &Cid) -> Result<bool> {
+        Ok(store.memo(&self.key(cid))?.is_some())
     }
 
     /// Removes a mark, durably; false if there was none.
@@ -109,6 +118,7 @@ mod tests {
             PINS.set(&store, &two, "/tmp/two").unwrap();
             PINS.set(&store, &two, "again").unwrap();
             ACCEPTED.set(&store, &one, "").unwrap();
+            assert!(PINS.has(&store, &one).unwrap() && !SHARED.has(&store, &one).unwrap());
             assert!(PINS.remove(&store, &one).unwrap() && !PINS.remove(&store, &one).unwrap());
         }
         let store = Arc::new(Store::open(directory.path(), Options::default()).unwrap());

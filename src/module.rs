@@ -73,6 +73,7 @@ impl Budget {
 }
 
 /// One call, checked: the promise is accepted and covers the module, and the arguments fit its manifest.
+#[derive(Clone)]
 pub struct Call {
     /// What is called.
     pub parms: Parms,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gridfs_modules::Engine;
+use gridfs_p2p::{Multiaddr, Network};
 use gridfs_store::{Options, Progress, Store};
 use tokio::runtime::{Builder, Runtime};
 
@@ -13,6 +14,7 @@ use crate::accepted::Accepted;
 use crate::builtins;
 use crate::cache::Cache;
 use crate::cas::CasModule;
+use crate::claims::Claims;
 use crate::copies::Copies;
 use crate::error::{Code, Error, Result};
 use crate::home::Home;
@@ -20,6 +22,7 @@ use crate::identity::Identity;
 use crate::kernel::Kernel;
 use crate::module::Module;
 use crate::names::Names;
+use crate::peers::Peers;
 use crate::syscalls::Syscalls;
 use crate::wasm::WasmModule;
 
@@ -51,8 +54,13 @@ impl Node {
         builtins::install(&store, &home, &names)?;
         let engine = Engine::new(&home.code()).map_err(|e| Error::caused(Code::General, e.to_string(), e))?;
         let engine = Arc::new(engine);
-        let modules: Vec<Box<dyn Module>> =
-            vec![Box::new(Cache), Box::new(ByManifest), Box::new(CasModule), Box::new(WasmModule::new(engine.clone()))];
+        let modules: Vec<Box<dyn Module>> = vec![
+            Box::new(Cache),
+            Box::new(ByManifest),
+            Box::new(CasModule),
+            Box::new(WasmModule::new(engine.clone())),
+            Box::new(Claims),
+        ];
         let compute = Builder::new_multi_thread()
             .thread_name("grid-compute")
             .enable_time()
@@ -64,6 +72,32 @@ impl Node {
         let syscalls = Syscalls::open(&home.syscalls());
         let kernel = Kernel::new(store, names, identity, accepted, syscalls, modules, compute.handle().clone());
         Ok(Node { home, kernel, copies, engine, compute: Some(compute) })
+    }
+}
+
+impl Node {
+    /// The network, which is started on the current runtime if it does not run; then nothing listens.
+    pub async fn network(&self) -> Result<&Network> {
+        let settings = self.home.peers()?;
+        Peers::start(&self.kernel, settings, Vec::new(), self.home.peers_directory()).await
+    }
+
+    /// Starts the network on the current runtime, if it is to run whenever a daemon does: when the node serves, there or where
+    /// its configuration says, or has peers to ask.
+    pub async fn join(&self, serve: bool, listen: Vec<Multiaddr>) -> Result<()> {
+        let settings = self.home.peers()?;
+        let directory = self.home.peers_directory();
+        let serves = serve || settings.serve;
+        if !serves && !settings.mdns && !directory.exists() {
+            return Ok(());
+        }
+        let listen = match (serves, listen.is_empty()) {
+            (false, _) => Vec::new(),
+            (true, true) => settings.listen.clone(),
+            (true, false) => listen,
+        };
+        Peers::start(&self.kernel, settings, listen, directory).await?;
+        Ok(())
     }
 }
 

@@ -217,14 +217,23 @@ impl Resolver {
         })
     }
 
+    /// The module of this name or CID; fetched if it is not here, and promise and reach allow it.
+    pub async fn module(&self, promise: &Cid, text: &str) -> Result<Arc<Description>> {
+        let promise = self.kernel.promise(promise)?;
+        let cid = self.cid(text)?;
+        match self.reach {
+            Reach::Known => self.kernel.modules.get(&cid),
+            Reach::Calls => self.kernel.module(&promise, &cid).await,
+        }
+    }
+
     /// The call that a grid path names, and the path inside its result.
     pub fn path_parms<'a>(&'a self, spelled: &'a str) -> Resolving<'a, (Parms, Option<String>)> {
         Box::pin(async move {
             let usage = |e: path::PathError| Error::caused(Code::Usage, e.to_string(), e);
             let path = GridPath::parse(spelled).map_err(usage)?;
             let promise = self.promise(&path.promise)?;
-            self.kernel.promise(&promise)?;
-            let module = self.kernel.modules.get(&self.cid(&path.module)?)?;
+            let module = self.module(&promise, &path.module).await?;
             let (texts, used) = match path.rest.first().and_then(|first| first.strip_prefix('@')) {
                 Some(list) => (stored_arguments(&self.kernel, &list_cid(&self.kernel, list)?)?, 1),
                 None => (spelled_arguments(&module, &path.rest, spelled)?, module.levels()),

@@ -19,6 +19,7 @@ use crate::describe::{Description, Runner};
 use crate::error::{Code, Error, Result};
 use crate::module::{Acceptance, Call, Caller, Handling, Module, Reply};
 use crate::parms::{ABI_PROFILE, Value};
+use crate::peers::Peers;
 use crate::promise::PromiseLimits;
 use crate::receipt::{self, Memo, Receipt, cid_of};
 use crate::resolve::{GuestGrid, Noted};
@@ -65,6 +66,7 @@ impl WasmModule {
                 return Ok(reply);
             }
         }
+        Peers::supply_inputs(call).await?;
         let _permit = tokio::select! {
             permit = self.admission.acquire() => Some(permit.expect("the semaphore is never closed")),
             () = call.urgent.notified() => None,
@@ -271,7 +273,7 @@ fn ttl_ms(call: &Call) -> u64 {
 }
 
 /// The canonical path without its leading slash: what directories of the mount list remembered calls by.
-fn label(call: &Call) -> Vec<u8> {
+pub(crate) fn label(call: &Call) -> Vec<u8> {
     let required = call.module.required();
     let path = call.parms.path(required);
     if call.parms.fits(required) && path.len() <= MAX_LABEL_BYTES { path.as_bytes()[1..].to_vec() } else { Vec::new() }

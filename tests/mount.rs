@@ -292,7 +292,7 @@ fn directories_list_what_is_known() {
     node.put("moby.txt", TEXT);
     let names = |path: &str| node.sh(&format!("ls -A mnt/{path}")).ok().lines().map(str::to_owned).collect::<Vec<_>>();
     assert_eq!(names(""), [".grid", "accept", "local", "pub"]);
-    assert_eq!(names(".grid"), ["accepted", "log", "metrics", "syscalls"]);
+    assert_eq!(names(".grid"), ["accepted", "log", "metrics", "peers", "syscalls"]);
     let modules = "cas concat decompress diff find grep hash head md sha256 sort untar unzip wc";
     assert_eq!(names("local/").join(" "), modules);
     let before = names("local/wc/");

@@ -115,5 +115,5 @@ fn programs_read_status_files_whole() {
         assert_ne!(node.sh(&format!("stat -c %s mnt/.grid/{report}")).ok().trim(), "0");
     }
     assert_eq!(node.sh("echo x > mnt/.grid/log").status, 2);
-    assert_eq!(node.errno(".grid/peers"), 2);
+    assert_eq!(node.errno(".grid/nothing"), 2);
 }

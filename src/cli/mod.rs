@@ -19,6 +19,7 @@ mod name;
 mod object;
 mod options;
 mod output;
+mod peer;
 mod promise;
 mod service;
 mod syscalls;
@@ -66,6 +67,8 @@ enum Verb {
     Init,
     /// Mount the grid; returns when the mount answers
     Mount(mount::Mount),
+    /// Answer peers, with or without a mount; returns when the node listens
+    Serve(mount::Serve),
     /// Unmount the grid and end its daemon
     #[command(alias = "unmount")]
     Umount(mount::Umount),
@@ -93,6 +96,11 @@ enum Verb {
     /// Grant others the right to call, hand it on, and verify it
     #[command(subcommand)]
     Cap(cap::Cap),
+    /// Add, list, show and ban peers
+    #[command(subcommand)]
+    Peer(peer::Peer),
+    /// Let peers read something, and print a ticket for it
+    Share(peer::Share),
     /// Show what was learnt about who answers which calls
     Syscalls(syscalls::Syscalls),
     /// Check the store for damage, and repair it
@@ -135,6 +143,7 @@ fn run(cli: Gridfs) -> Result<()> {
     match cli.verb {
         Verb::Mount(_) => unreachable!("it has been carried out"),
         Verb::Init => object::init(&globals),
+        Verb::Serve(verb) => verb.run(&globals),
         Verb::Umount(verb) => verb.run(&globals),
         Verb::Put(verb) => verb.run(&globals),
         Verb::Get(verb) => verb.run(&globals),
@@ -146,6 +155,8 @@ fn run(cli: Gridfs) -> Result<()> {
         Verb::Affected(verb) => verb.run(&globals),
         Verb::Revoke(verb) => verb.run(&globals),
         Verb::Cap(verb) => verb.run(&globals),
+        Verb::Peer(verb) => verb.run(&globals),
+        Verb::Share(verb) => verb.run(&globals),
         Verb::Syscalls(verb) => verb.run(&globals),
         Verb::Fsck(verb) => verb.run(&globals),
         Verb::Stats => object::stats(&globals),

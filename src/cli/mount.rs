@@ -1,5 +1,6 @@
-//! `gridfs mount` and `umount`: the daemon's life.
+//! `gridfs mount`, `serve` and `umount`: the daemon's life.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, IsTerminal as _, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use gridfs_p2p::Multiaddr;
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::PidfdFlags;
 
@@ -17,7 +19,7 @@ use super::options::Options;
 use super::output::Output;
 use super::{Globals, runtime};
 use crate::client::Listener as _;
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, Duties};
 use crate::error::{Code, Error, Result};
 use crate::home;
 use crate::node::{Node, in_turn};
@@ -37,6 +39,7 @@ Examples:
   gridfs mount ~/grid
   gridfs mount --foreground ~/grid run until Ctrl-C or `gridfs umount`
   gridfs mount -o allow_other,stat=compute /srv/grid
+  gridfs mount --serve ~/grid      and answer peers
 
 Options:
   allow_other            let other users in (needs root, or user_allow_other in /etc/fuse.conf)
@@ -53,6 +56,8 @@ pub(crate) struct Mount {
     /// Mount options, separated by commas; see below
     #[arg(short, value_name = "OPTS")]
     options: Vec<String>,
+    #[command(flatten)]
+    serving: Serving,
     /// Says on standard output when the mount answers; for the parent of a background daemon
     #[arg(long, hide = true, requires = "foreground")]
     announce: bool,
@@ -63,7 +68,7 @@ pub(crate) struct Mount {
 impl Mount {
     /// What mount(8) asks for: in the background.
     pub(crate) fn background(directory: PathBuf, options: Vec<String>) -> Mount {
-        Mount { foreground: false, options, announce: false, directory: Some(directory) }
+        Mount { foreground: false, options, serving: Serving::default(), announce: false, directory: Some(directory) }
     }
 
     pub(crate) fn run(self, globals: Result<Globals>) -> Result<()> {
@@ -75,39 +80,107 @@ impl Mount {
         let directory = directory(globals, self.directory.as_deref())?;
         refuse_a_second(globals)?;
         if !self.foreground {
-            return in_background(globals, &directory, &self.options);
-        }
-        if self.announce {
-            // Out of the terminal's session: its Ctrl-C and hang-up are not meant for a daemon.
-            rustix::process::setsid()
-                .map_err(|e| Error::caused(Code::General, "can't leave the terminal's session", e))?;
-        }
-        log_to_stderr();
-        let result = self.serve(globals, &directory, options);
-        if let (true, Err(error)) = (self.announce, &result) {
-            let line = error.to_string().replace('\n', " ");
-            let _ = writeln!(io::stdout(), "{} {line}", error.code.exit_status()); // a parent that went away
-        }
-        result
-    }
-
-    fn serve(&self, globals: &Globals, directory: &Path, options: Options) -> Result<()> {
-        let mut output = Output::new();
-        let node = in_turn(|| Node::open(&globals.home, &mut |progress| output.rebuild(progress)))?;
-        let runtime = runtime()?;
-        let served = runtime.block_on(async {
-            let daemon = Daemon::start(Arc::new(node), directory, options.fuse, options.policy)?;
-            tracing::info!(mount = %daemon.directory().display(), "the grid is mounted");
-            if self.announce {
-                let mut out = io::stdout();
-                let _ = writeln!(out, "{READY}").and_then(|()| out.flush()); // a parent that went away
+            let mut words = vec![OsString::from("mount"), directory.into()];
+            if !self.options.is_empty() {
+                words.extend(["-o".into(), self.options.join(",").into()]);
             }
-            daemon.run().await
-        });
-        // A thread that hangs in a system call must not keep the daemon from ending.
-        runtime.shutdown_timeout(END_TIMEOUT);
-        served
+            words.extend(self.serving.words());
+            return in_background(globals, words);
+        }
+        let mount = Some((directory, options.fuse, options.policy));
+        foreground(globals, self.announce, Duties { mount, serve: self.serving.serve, listen: self.serving.listen })
     }
+}
+
+#[derive(Args, Clone, Default)]
+struct Serving {
+    /// Answer peers
+    #[arg(long)]
+    serve: bool,
+    /// Listen here for peers [default: as config.toml says, else TCP and QUIC on port 4747]
+    #[arg(long, value_name = "ADDRESS", requires = "serve")]
+    listen: Vec<Multiaddr>,
+}
+
+impl Serving {
+    /// The same as words of a command.
+    fn words(&self) -> Vec<OsString> {
+        let listen = self.listen.iter().flat_map(|address| ["--listen".into(), address.to_string().into()]);
+        self.serve.then(|| "--serve".into()).into_iter().chain(listen).collect()
+    }
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+Peers may read what `gridfs share` names, and results of calls under promises that share them, such as pub. A daemon that is
+there already has to be ended first; `gridfs mount --serve` mounts and serves.
+
+Examples:
+  gridfs serve                                     TCP and QUIC on port 4747
+  gridfs serve --listen /ip4/192.0.2.7/tcp/4747
+  gridfs peer list                                 the addresses to give to others
+  gridfs umount                                    end the daemon")]
+pub(crate) struct Serve {
+    /// Stay in the foreground and log to standard error
+    #[arg(long, short)]
+    foreground: bool,
+    /// Listen here [default: as config.toml says, else TCP and QUIC on port 4747]
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Vec<Multiaddr>,
+    /// Says on standard output when the node listens; for the parent of a background daemon
+    #[arg(long, hide = true, requires = "foreground")]
+    announce: bool,
+}
+
+impl Serve {
+    pub(crate) fn run(self, globals: &Globals) -> Result<()> {
+        if globals.daemon(Request::Ping).is_ok() {
+            let why = format!("a daemon runs for {} already; end it with `gridfs umount`", globals.home.display());
+            return Err(Error::new(Code::Busy, why + ", then `gridfs mount --serve` mounts and serves"));
+        }
+        if self.foreground {
+            return foreground(globals, self.announce, Duties { mount: None, serve: true, listen: self.listen });
+        }
+        let listen = self.listen.iter().flat_map(|address| ["--listen".into(), address.to_string().into()]);
+        in_background(globals, [OsString::from("serve")].into_iter().chain(listen).collect())
+    }
+}
+
+/// A daemon in this process; `announce` if a parent waits for its word.
+fn foreground(globals: &Globals, announce: bool, duties: Duties) -> Result<()> {
+    if announce {
+        // Out of the terminal's session: its Ctrl-C and hang-up are not meant for a daemon.
+        rustix::process::setsid().map_err(|e| Error::caused(Code::General, "can't leave the terminal's session", e))?;
+    }
+    log_to_stderr();
+    let result = run(globals, announce, duties);
+    if let (true, Err(error)) = (announce, &result) {
+        let line = error.to_string().replace('\n', " ");
+        let _ = writeln!(io::stdout(), "{} {line}", error.code.exit_status()); // a parent that went away
+    }
+    result
+}
+
+fn run(globals: &Globals, announce: bool, duties: Duties) -> Result<()> {
+    let mut output = Output::new();
+    let node = in_turn(|| Node::open(&globals.home, &mut |progress| output.rebuild(progress)))?;
+    let runtime = runtime()?;
+    let served = runtime.block_on(async {
+        let directory = duties.mount.as_ref().map(|(directory, ..)| directory.clone());
+        let daemon = Daemon::start(Arc::new(node), duties).await?;
+        match directory {
+            Some(directory) => tracing::info!(mount = %directory.display(), "the grid is mounted"),
+            None => tracing::info!("the node serves"),
+        }
+        if announce {
+            let mut out = io::stdout();
+            let _ = writeln!(out, "{READY}").and_then(|()| out.flush()); // a parent that went away
+        }
+        daemon.run().await
+    });
+    // A thread that hangs in a system call must not keep the daemon from ending.
+    runtime.shutdown_timeout(END_TIMEOUT);
+    served
 }
 
 fn directory(globals: &Globals, given: Option<&Path>) -> Result<PathBuf> {
@@ -142,22 +215,25 @@ fn is_journal(stream: impl AsFd) -> bool {
 
 /// A node has one daemon, and it has one mount.
 fn refuse_a_second(globals: &Globals) -> Result<()> {
-    let Ok(Answer::Pong { mount: Some(mount) }) = globals.daemon(Request::Ping) else { return Ok(()) };
-    let why = format!("the grid of {} is already mounted at {}", globals.home.display(), mount.display());
-    Err(Error::new(Code::Busy, format!("{why}; unmount it with: gridfs umount")))
+    let home = globals.home.display();
+    let why = match globals.daemon(Request::Ping) {
+        Ok(Answer::Pong { mount: Some(mount) }) => {
+            format!("the grid of {home} is already mounted at {}", mount.display())
+        }
+        Ok(_) => format!("a daemon serves {home} without a mount"),
+        Err(_) => return Ok(()),
+    };
+    Err(Error::new(Code::Busy, format!("{why}; end it with: gridfs umount")))
 }
 
-/// Starts the daemon and waits until its mount answers.
-fn in_background(globals: &Globals, directory: &Path, options: &[String]) -> Result<()> {
+/// Starts a daemon by these words and waits until it answers.
+fn in_background(globals: &Globals, words: Vec<OsString>) -> Result<()> {
     home::create_private(&globals.home.join("run"))?;
     let log_path = home::daemon_log(&globals.home);
     let log = fresh_log(&log_path)?;
     let failed = |e: io::Error| Error::caused(Code::General, "can't start the daemon", e);
     let mut command = Command::new(std::env::current_exe().map_err(failed)?);
-    command.args(["mount", "--foreground", "--announce"]).arg(directory).env("GRID_HOME", &globals.home);
-    if !options.is_empty() {
-        command.arg("-o").arg(options.join(","));
-    }
+    command.args(words).args(["--foreground", "--announce"]).env("GRID_HOME", &globals.home);
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).current_dir("/").spawn();
     wait_until_ready(child.map_err(failed)?, &log_path)
 }
@@ -194,7 +270,7 @@ impl Umount {
     pub(crate) fn run(self, globals: &Globals) -> Result<()> {
         let given = self.directory.as_deref().map(super::object::absolute).transpose()?;
         match globals.daemon(Request::Ping) {
-            Ok(Answer::Pong { mount: Some(mount) }) if given.as_ref().is_none_or(|given| same(given, &mount)) => {
+            Ok(Answer::Pong { mount }) if is_meant(given.as_deref(), mount.as_deref()) => {
                 let daemon = daemon_process(&globals.home)?;
                 globals.daemon(Request::Stop)?;
                 wait_until_gone(&daemon)
@@ -210,6 +286,11 @@ impl Umount {
             }
         }
     }
+}
+
+/// Whether a daemon with this mount is the one to end. Without a mount it is if no directory was given.
+fn is_meant(given: Option<&Path>, mount: Option<&Path>) -> bool {
+    given.is_none_or(|given| mount.is_some_and(|mount| same(given, mount)))
 }
 
 fn same(given: &Path, mount: &Path) -> bool {

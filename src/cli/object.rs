@@ -72,9 +72,10 @@ impl Put {
 Examples:
   gridfs get war.txt > copy.txt
   gridfs get linux /tmp/linux          a directory needs a place to go
-  gridfs get /local/untar/src.tar/src  a path of the grid, computed if need be")]
+  gridfs get /local/untar/src.tar/src  a path of the grid, computed if need be
+  gridfs get grid:b... copy            what `gridfs share` on another machine printed a ticket for")]
 pub(crate) struct Get {
-    /// A CID, a name or a path of the grid
+    /// A CID, a name, a path of the grid, or a ticket
     what: String,
     /// Write it here; nothing may be there yet
     to: Option<PathBuf>,
@@ -119,6 +120,8 @@ fn write_stats(out: &mut dyn io::Write, stats: &StatsRow) -> io::Result<()> {
         ("answered from memory", count(stats.hits)),
         ("modules run", count(stats.runs)),
         ("modules failed", count(stats.failures)),
+        ("fetched from peers", count(stats.fetched)),
+        ("believed of peers", count(stats.claimed)),
         ("modules running", count(stats.running)),
     ];
     lines.iter().try_for_each(|(what, value)| writeln!(out, "{what:<22} {value:>15}"))

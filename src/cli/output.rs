@@ -65,6 +65,14 @@ impl Listener for Output {
                 }
             }
             Event::Checking { done_bytes, total_bytes } => self.checking(done_bytes, total_bytes),
+            Event::Fetching { done_bytes, total_bytes } => {
+                if let Some(bar) =
+                    self.bar("fetching {wide_bar} {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}  {eta}")
+                {
+                    bar.set_length(total_bytes);
+                    bar.set_position(done_bytes);
+                }
+            }
             Event::Note(note) => match &self.bar {
                 Some(bar) => bar.suspend(|| eprintln!("{note}")),
                 None => eprintln!("{note}"),

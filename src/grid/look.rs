@@ -42,22 +42,48 @@ impl Grid {
                 Some(report) => Ok(parent.child(name.as_bytes(), What::Report(report))),
                 None => Err(Error::new(Code::UnknownName, format!("there is no status file {name:?}"))),
             },
-            What::Promise { cid: promise, .. } => self.look_name(parent, name, Resolver::cid, |cid| {
-                Ok(What::Arguments { promise: *promise, module: self.kernel.modules.get(&cid)?, texts: Vec::new() })
-            }),
-            What::Arguments { promise, module, texts } => {
-                match self.look_argument(*promise, module, texts, name, authority) {
-                    Ok(what) => Ok(parent.child(name.as_bytes(), what)),
-                    // What is malformed, or named by a digest not known here, is shown as a file that can't be opened and
-                    // says why.
-                    Err(error) if matches!(error.code, Code::Usage | Code::Unavailable) => {
-                        Ok(parent.child(name.as_bytes(), What::Refused(error)))
+            What::Promise { cid: promise, .. } => {
+                self.look_name(parent, name, Resolver::cid, |cid| match self.kernel.modules.get(&cid) {
+                    Ok(module) => Ok(What::Arguments { promise: *promise, module, texts: Vec::new() }),
+                    Err(error) if error.code == Code::Unavailable && self.kernel.may_ask_peers(promise) => {
+                        Ok(What::Absent { promise: *promise, module: cid })
                     }
                     Err(error) => Err(error),
-                }
+                })
+            }
+            What::Arguments { promise, module, texts } => {
+                self.look_below(parent, *promise, module, texts, name, authority)
             }
             _ => Err(Error::new(Code::UnknownName, format!("there is no {name:?} here"))),
         }
+    }
+
+    /// The node of an argument called `name`, after those in `texts`.
+    fn look_below(
+        &self,
+        parent: &Node,
+        promise: Cid,
+        module: &Arc<Description>,
+        texts: &[String],
+        name: &str,
+        authority: &Authority,
+    ) -> Result<Node> {
+        match self.look_argument(promise, module, texts, name, authority) {
+            Ok(what) => Ok(parent.child(name.as_bytes(), what)),
+            // What is malformed, or named by a digest not known here, is shown as a file that can't be opened and says why.
+            Err(error) if matches!(error.code, Code::Usage | Code::Unavailable) => {
+                Ok(parent.child(name.as_bytes(), What::Refused(error)))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The first argument of a call of a module that is fetched from peers for it.
+    pub(super) async fn look_fetched(&self, parent: &Node, name: &OsStr, authority: &Authority) -> Result<Node> {
+        let What::Absent { promise, module } = parent.what() else { unreachable!("only absent modules are fetched") };
+        let name = name.to_str().ok_or_else(|| Error::new(Code::UnknownName, "names on the grid are UTF-8"))?;
+        let module = self.kernel.module(&*self.kernel.promise(promise)?, module).await?;
+        self.look_below(parent, *promise, &module, &[], name, authority)
     }
 
     /// A promise or module by CID; by name, or by another spelling of a CID, a link to it.

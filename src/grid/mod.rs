@@ -264,7 +264,7 @@ impl Grid {
     fn entry(&self, node: Node) -> Result<Entry<Node>> {
         let attr = self.attributes(&node)?;
         let ttl = match node.what() {
-            What::Link(_) | What::Unresolved { .. } | What::Refused(_) => Duration::ZERO,
+            What::Link(_) | What::Unresolved { .. } | What::Refused(_) | What::Absent { .. } => Duration::ZERO,
             // Each who passes is looked at.
             What::Promise { cid, .. } if self.kernel.promise(cid).is_ok_and(|promise| promise.capability) => {
                 Duration::ZERO
@@ -345,6 +345,13 @@ impl Tree for Grid {
                 let found = grid.computed_tree(&parent, authority).await;
                 let found = found.and_then(|(tree, time)| grid.child(&parent, &tree, time, name.as_bytes()));
                 found.map_err(|e| e.code.errno())
+            }));
+        }
+        if matches!(parent.what(), What::Absent { .. }) {
+            let (grid, parent, name) = (self.clone(), parent.clone(), name.to_owned());
+            return Answer::Later(Box::pin(async move {
+                let found = grid.look_fetched(&parent, &name, &authority).await.and_then(|node| grid.entry(node));
+                found.map_err(|e| grid.errno(&name.to_string_lossy(), &e))
             }));
         }
         let found = match name.to_str() {

@@ -51,6 +51,13 @@ pub enum What {
         /// The arguments so far, decoded; canonical where that is known.
         texts: Vec<String>,
     },
+    /// `/promise/module`, where the module is not stored here and may be fetched: by looking below it.
+    Absent {
+        /// The promise.
+        promise: Cid,
+        /// The module.
+        module: Cid,
+    },
     /// A call with all its arguments resolved.
     Call(CallNode),
     /// A call one of whose arguments is a nested call that has no result yet.
@@ -157,7 +164,7 @@ impl Node {
     /// Whether it is a directory.
     pub fn is_directory(&self) -> bool {
         match self.what() {
-            What::Root | What::Status | What::Promise { .. } | What::Arguments { .. } => true,
+            What::Root | What::Status | What::Promise { .. } | What::Arguments { .. } | What::Absent { .. } => true,
             What::Call(call) => call.is_tree,
             What::Unresolved { promise, module, .. } => module.returns_tree(promise),
             What::Stored(Target::Directory { .. }) => true,

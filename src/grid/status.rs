@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use gridfs_p2p::{Peer, PeerId};
+
 use super::Grid;
 use crate::promise::Promise;
 use crate::syscalls::Record;
@@ -23,13 +25,16 @@ pub enum Report {
     Log,
     /// Counts and sizes.
     Metrics,
+    /// The peers that this node knows.
+    Peers,
     /// What the syscall tree has learnt.
     Syscalls,
 }
 
 impl Report {
     /// All of them, in the order of their names.
-    pub(super) const ALL: [Report; 4] = [Report::Accepted, Report::Log, Report::Metrics, Report::Syscalls];
+    pub(super) const ALL: [Report; 5] =
+        [Report::Accepted, Report::Log, Report::Metrics, Report::Peers, Report::Syscalls];
 
     /// The file's name.
     pub(super) fn name(self) -> &'static str {
@@ -37,6 +42,7 @@ impl Report {
             Report::Accepted => "accepted",
             Report::Log => "log",
             Report::Metrics => "metrics",
+            Report::Peers => "peers",
             Report::Syscalls => "syscalls",
         }
     }
@@ -68,6 +74,7 @@ impl Grid {
             Report::Accepted => self.accepted(),
             Report::Log => self.kernel.log(),
             Report::Metrics => self.metrics(),
+            Report::Peers => self.peers(),
             Report::Syscalls => self.syscalls(),
         }
     }
@@ -80,6 +87,23 @@ impl Grid {
             format!("{cid}\t{names}\t{}\n", promise.text.replace(['\n', '\t'], " "))
         };
         self.kernel.accepted.all().iter().map(line).collect()
+    }
+
+    /// A line for each known peer: its id, `named`, `banned` or "-", requests kept and broken, when a connection was last open or
+    /// "-", its addresses, with tabs between them.
+    fn peers(&self) -> String {
+        let Some(network) = self.kernel.peers.network() else { return String::new() };
+        let line = |(id, peer): &(PeerId, Peer)| {
+            let state = match (peer.banned, peer.named) {
+                (true, _) => "banned",
+                (false, true) => "named",
+                (false, false) => "-",
+            };
+            let seen = if peer.seen_ms > 0 { crate::time::text(peer.seen_ms) } else { "-".to_owned() };
+            let addresses: Vec<String> = peer.addresses.iter().map(ToString::to_string).collect();
+            format!("{id}\t{state}\t{}\t{}\t{seen}\t{}\n", peer.kept, peer.broken, addresses.join(" "))
+        };
+        network.peers().iter().map(line).collect()
     }
 
     /// A line for each node of the syscall tree and each module it tells of, with tabs between: path, id, `accepts`, `rejects`
@@ -129,6 +153,16 @@ impl Grid {
         text.counter("gridfs_runs_total", "Runs of modules that were started.", count(&calls.runs));
         text.family("gridfs_run_seconds_total", "counter", "Time that these runs took.");
         text.sample("gridfs_run_seconds_total", count(&calls.run_ns) as f64 / 1e9);
+        text.counter("gridfs_fetched_total", "Objects fetched from peers.", count(&calls.fetched));
+        if let Some(network) = self.kernel.peers.network() {
+            let peers = network.stats();
+            text.gauge("gridfs_peers_connected", "Peers connected.", peers.connected);
+            text.counter("gridfs_peer_requests_total", "Requests of peers that were taken on.", peers.requests);
+            text.counter("gridfs_peer_sent_bytes_total", "Bytes of objects sent to peers.", peers.sent_bytes);
+            text.counter("gridfs_peer_received_bytes_total", "Bytes of objects received.", peers.received_bytes);
+            text.gauge("gridfs_announced_keys", "Keys that this node announces.", peers.announced_keys);
+            text.gauge("gridfs_provider_records", "Announcements of others kept.", peers.provider_records);
+        }
         text.gauge("gridfs_computations", "Computations under way or queued.", self.kernel.running() as u64);
         text.gauge("gridfs_waiting", "Calls that wait for a computation.", self.kernel.waiting() as u64);
         text.counter("gridfs_opens_total", "Files of the mount opened.", count(&self.traffic.opens));

@@ -57,7 +57,8 @@ impl Language {
         match self {
             Language::Rust => {
                 "Rust with the target wasm32-wasip1: `rustup target add wasm32-wasip1`. Or Debian's packages:\n\
-                 `apt-get install --no-install-recommends rustc-web cargo-web rust-web-src lld wasi-libc`."
+                 `apt-get install --no-install-recommends rustc-web cargo-web rust-web-src lld wasi-libc`.\n\
+                 With these the first build fetches what std is made of and compiles it, which takes minutes."
             }
             Language::C => {
                 "clang, lld and wasi-libc, in Debian:\n\

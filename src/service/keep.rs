@@ -133,6 +133,8 @@ impl Service {
                 hits: count(&kernel.counters.hits),
                 runs: count(&kernel.counters.runs),
                 renewed: count(&kernel.counters.renewed),
+                fetched: count(&kernel.counters.fetched),
+                claimed: count(&kernel.counters.claimed),
                 failures: count(&kernel.counters.failures),
                 running: kernel.running() as u64,
             }))

@@ -4,6 +4,7 @@ mod caps;
 pub mod check;
 mod keep;
 mod origin;
+mod peers;
 mod promises;
 mod rehash;
 mod request;
@@ -29,7 +30,8 @@ use tokio::sync::mpsc;
 pub use request::{Answer, Event, Progress, Request, Source, Spelled, Terms, VerifyCapability, Word};
 pub use rows::{
     BrokenRow, CallRow, ChangeRow, CheckRow, CollectedRow, FindingRow, KeptRow, LedgerRow, LinkRow, ModuleRow, NodeRow,
-    OriginRow, PinRow, PromiseRow, RepairRow, Row, StatsRow, SyscallsRow, TokenRow, TrackRow, Verdict, VerifiedRow,
+    OriginRow, PeerRow, PeersRow, PinRow, PromiseRow, RepairRow, Row, StatsRow, SyscallsRow, TokenRow, TrackRow,
+    Verdict, VerifiedRow,
 };
 
 use crate::authority::Authority;
@@ -41,6 +43,7 @@ use crate::node::Node;
 use crate::parms::Parms;
 use crate::receipt::cid_of;
 use crate::resolve::{Reach, Resolver};
+use crate::ticket::Ticket;
 use crate::time;
 
 /// What follows a request: standard input, or a module's bytes.
@@ -65,9 +68,9 @@ impl Service {
         Service { node, mount: None, kept: None }
     }
 
-    /// Serves `node`, mounted at `mount`.
-    pub fn mounted(node: Arc<Node>, mount: &Mount) -> Service {
-        Service { node, mount: Some(mount.dir().to_owned()), kept: Some(mount.kept()) }
+    /// Serves the node of a daemon, and its mount.
+    pub fn of_daemon(node: Arc<Node>, mount: Option<&Mount>) -> Service {
+        Service { node, mount: mount.map(|mount| mount.dir().to_owned()), kept: mount.map(Mount::kept) }
     }
 
     /// Carries out one request. Dropping the future cancels it: nothing that was not reported as done is kept.
@@ -108,6 +111,12 @@ impl Service {
             Request::Accept { promise, accept } => self.accept(&promise, accept).await,
             Request::AcceptDocument => self.accept_document(input).await,
             Request::Promises => Ok(self.promises()),
+            Request::Peers { peer } => self.peers(peer.as_deref()).await,
+            Request::AddPeer { address } => self.add_peer(&address).await,
+            Request::Ban { peer, banned } => self.ban(&peer, banned).await,
+            Request::Share { what } => self.share(&what).await,
+            Request::Unshare { what } => self.unshare(&what).await,
+            Request::Shares => self.shares(),
             Request::Why { what } => self.why(&what, events).await,
             Request::Verify { what, rerun, agree } => self.verify(&what, verify::Demand { rerun, agree }, events).await,
             Request::Affected { what, revoke } => self.affected(&what, revoke, events).await,
@@ -157,7 +166,11 @@ impl Service {
     }
 
     async fn get(&self, what: &str, to: Option<PathBuf>, events: &mpsc::Sender<Event>) -> Result<Answer> {
-        let Stored { target, lease: _kept, .. } = self.held(self.target(what).await?);
+        let target = match Ticket::is_meant(what) {
+            true => self.redeem(what, events).await?,
+            false => self.target(what).await?,
+        };
+        let Stored { target, lease: _kept, .. } = self.held(target);
         match (&target, to) {
             (_, Some(to)) => write_out(self.node.kernel.store.clone(), target, to, events.clone()).await?,
             (Target::File { .. }, None) => self.send_data(&target, events).await?,
@@ -248,11 +261,9 @@ impl Service {
         input: Input,
         events: &mpsc::Sender<Event>,
     ) -> Result<(Parms, Arc<Description>, Vec<Lease>)> {
-        let kernel = &self.node.kernel;
         let resolver = self.resolver(authority.clone());
         let promise = resolver.promise(&spelled.promise)?;
-        kernel.promise(&promise)?;
-        let module = kernel.modules.get(&resolver.cid(&spelled.module)?)?;
+        let module = resolver.module(&promise, &spelled.module).await?;
         let mut input = Some(input);
         let (mut texts, mut kept) = (Vec::new(), Vec::new());
         for (index, word) in spelled.arguments.iter().enumerate() {

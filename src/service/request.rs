@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use crate::error::Code;
 use crate::promise::Promise;
 use crate::service::rows::{
-    ChangeRow, CheckRow, CollectedRow, LedgerRow, ModuleRow, OriginRow, PinRow, PromiseRow, Row, StatsRow, SyscallsRow,
-    TokenRow, VerifiedRow,
+    ChangeRow, CheckRow, CollectedRow, LedgerRow, ModuleRow, OriginRow, PeersRow, PinRow, PromiseRow, Row, StatsRow,
+    SyscallsRow, TokenRow, VerifiedRow,
 };
 
 /// Something to be done.
@@ -166,6 +166,35 @@ pub enum Request {
     Syscalls,
     /// Promises kept and broken.
     Ledger,
+    /// This node as its peers see it, and the peers.
+    Peers {
+        /// Only this one.
+        peer: Option<String>,
+    },
+    /// Remember a peer, and connect to it.
+    AddPeer {
+        /// Its address, which ends with its id.
+        address: String,
+    },
+    /// Keep a peer away.
+    Ban {
+        /// Its id.
+        peer: String,
+        /// Or no longer.
+        banned: bool,
+    },
+    /// Let peers read something; the answer is a ticket.
+    Share {
+        /// A CID, a name or a grid path.
+        what: String,
+    },
+    /// Let them read it no longer.
+    Unshare {
+        /// A CID or a name.
+        what: String,
+    },
+    /// The objects that were shared.
+    Shares,
     /// Check the store for damage.
     Check {
         /// Read every byte.
@@ -268,6 +297,13 @@ pub enum Event {
         /// Bytes of all packs.
         total_bytes: u64,
     },
+    /// How much of an object has been fetched from peers.
+    Fetching {
+        /// Bytes that came.
+        done_bytes: u64,
+        /// Bytes that were missing.
+        total_bytes: u64,
+    },
     /// Something the user should know.
     Note(String),
     /// The end: it worked.
@@ -332,6 +368,8 @@ pub enum Answer {
     Syscalls(SyscallsRow),
     /// The ledger.
     Ledger(LedgerRow),
+    /// This node and its peers.
+    Peers(PeersRow),
     /// A line to be printed.
     Text(String),
     /// A capability token.

@@ -267,6 +267,52 @@ pub struct PinRow {
     pub note: String,
 }
 
+/// This node as its peers see it, and the peers that it knows.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct PeersRow {
+    /// Its public key, which is its peer id.
+    pub node: String,
+    /// Where it can be reached; none: nothing listens.
+    pub addresses: Vec<String>,
+    /// Peers connected now.
+    pub connected: u64,
+    /// Keys that it announces.
+    pub announced_keys: u64,
+    /// Announcements of others that it keeps.
+    pub provider_records: u64,
+    /// Requests of peers that it answered or is answering.
+    pub requests: u64,
+    /// Bytes of objects sent to peers.
+    pub sent_bytes: u64,
+    /// Bytes of objects received from peers.
+    pub received_bytes: u64,
+    /// The peers.
+    pub peers: Vec<PeerRow>,
+}
+
+/// One peer.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct PeerRow {
+    /// Its id.
+    pub peer: String,
+    /// Where it listens.
+    pub addresses: Vec<String>,
+    /// Whether it is connected now.
+    pub connected: bool,
+    /// Whether it was added by hand.
+    pub named: bool,
+    /// Whether it is kept away.
+    pub banned: bool,
+    /// Requests that it answered as it should.
+    pub kept: u64,
+    /// Requests that it took on and did not answer, or answered with rubbish.
+    pub broken: u64,
+    /// When a connection to it was last open.
+    pub seen: Option<String>,
+    /// Why its claims are not believed.
+    pub evidence: Vec<String>,
+}
+
 /// A name and what it stands for.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Row {
@@ -352,6 +398,10 @@ pub struct StatsRow {
     pub runs: u64,
     /// Results found to hold without running their module again.
     pub renewed: u64,
+    /// Objects fetched from peers since the daemon started.
+    pub fetched: u64,
+    /// Results believed as peers claim them since the daemon started.
+    pub claimed: u64,
     /// Evaluations that failed.
     pub failures: u64,
     /// Evaluations under way.

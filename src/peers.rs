@@ -1,0 +1,280 @@
+//! What this node gets from its peers: objects that a call needs and that are not stored here.
+//!
+//! The protocol is gridfs-p2p's (`p2p/PROTOCOL.md`); whom to ask, and for what, is decided here. What is fetched proves itself by
+//! its hash. Nobody is asked unless the promise's source allows it, and what nobody had is not asked for again for a while.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::{Arc, RwLock, Weak};
+use std::time::Duration;
+
+use gridfs_p2p::{Config, Fetch, Limits, Multiaddr, Network, PeerId, Protocol};
+use gridfs_store::{Cid, Hash};
+use tokio::runtime::Handle;
+use tokio::sync::OnceCell;
+
+use crate::answers::Answering;
+use crate::cache::Failures;
+use crate::error::{Code, Error, Result};
+use crate::flights::Flights;
+use crate::identity::NodeId;
+use crate::kernel::Kernel;
+use crate::lineage::Remembered;
+use crate::module::{Call, Reply};
+use crate::promise::Source;
+use crate::receipt::cid_of;
+
+/// Peers asked for one object.
+pub(crate) const MAX_ASKED: usize = 8;
+/// How long connected peers alone are asked, before the hash table is too.
+pub(crate) const HEAD_START: Duration = Duration::from_millis(100);
+/// How long the hash table is searched for one object, and how long claims are gathered.
+pub(crate) const SEARCH: Duration = Duration::from_secs(5);
+
+/// The settings of `[peers]` in config.toml.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Settings {
+    /// Where to listen when this node serves.
+    pub listen: Vec<Multiaddr>,
+    /// Serve whenever the daemon runs.
+    pub serve: bool,
+    /// The name of a grid of one's own.
+    pub grid: Option<String>,
+    /// The only peers that connections are made with.
+    pub allow: Option<Vec<PeerId>>,
+    /// Look for peers on the local network.
+    pub mdns: bool,
+}
+
+impl Settings {
+    /// TCP and QUIC on all interfaces.
+    pub fn default_listen() -> Vec<Multiaddr> {
+        let addresses = ["/ip4/0.0.0.0/tcp/4747", "/ip4/0.0.0.0/udp/4747/quic-v1"];
+        addresses.iter().map(|address| address.parse().expect("they are addresses")).collect()
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings { listen: Settings::default_listen(), serve: false, grid: None, allow: None, mdns: false }
+    }
+}
+
+/// The peer id of a node.
+pub fn peer_id(node: &NodeId) -> Result<PeerId> {
+    gridfs_p2p::peer_id(&node.0)
+        .ok_or_else(|| Error::new(Code::Usage, format!("{node} is not a key that a node can have")))
+}
+
+/// A peer's id, and its address without that, from an address that ends with it.
+pub fn split(text: &str) -> Result<(PeerId, Multiaddr)> {
+    let wrong = |why: &str| {
+        let example = "/ip4/192.0.2.7/tcp/4747/p2p/12D3KooW...";
+        Error::new(Code::Usage, format!("{text:?} is no peer's address, {why}; it looks like {example}"))
+    };
+    let mut address: Multiaddr = text.parse().map_err(|_| wrong("for it can't be read"))?;
+    match address.pop() {
+        Some(Protocol::P2p(peer)) if !address.is_empty() => Ok((peer, address)),
+        _ => Err(wrong("for it does not end with the peer's id")),
+    }
+}
+
+/// A node's peers, as its kernel knows them.
+pub struct Peers {
+    network: OnceCell<Network>,
+    fetches: Arc<Flights<()>>,
+    absent: Failures,
+    /// Results of calls under promises that share. Known once the network runs.
+    results: RwLock<HashSet<Cid>>,
+    /// Signers whose claims count no more.
+    liars: RwLock<HashSet<NodeId>>,
+}
+
+impl Peers {
+    /// No network yet; objects will be fetched by tasks on `runtime`.
+    pub fn new(runtime: Handle) -> Peers {
+        Peers {
+            network: OnceCell::new(),
+            fetches: Flights::new(runtime),
+            absent: Failures::default(),
+            results: RwLock::default(),
+            liars: RwLock::default(),
+        }
+    }
+
+    /// Why something was not to be had from peers not long ago.
+    pub(crate) fn absent(&self, key: &Hash) -> Option<Error> {
+        self.absent.recall(key)
+    }
+
+    /// Notes that nobody has it.
+    pub(crate) fn note_absent(&self, key: &Hash, error: &Error) {
+        self.absent.remember(key, error);
+    }
+
+    /// Whether there is evidence against a signer.
+    pub(crate) fn is_liar(&self, signer: &NodeId) -> bool {
+        self.liars.read().expect("no panic while it is held").contains(signer)
+    }
+
+    /// Believes a signer no more.
+    pub(crate) fn add_liar(&self, signer: NodeId) {
+        self.liars.write().expect("no panic while it is held").insert(signer);
+    }
+
+    /// The network, if it runs.
+    pub fn network(&self) -> Option<&Network> {
+        self.network.get()
+    }
+
+    /// Starts the network on the current runtime, unless it runs. With no addresses nothing listens.
+    pub async fn start(
+        kernel: &Arc<Kernel>,
+        settings: Settings,
+        listen: Vec<Multiaddr>,
+        dir: PathBuf,
+    ) -> Result<&Network> {
+        let begin = async {
+            let config = Config {
+                seed: kernel.identity.seed(),
+                listen,
+                dir,
+                grid: settings.grid,
+                allow: settings.allow,
+                mdns: settings.mdns,
+                limits: Limits::default(),
+            };
+            for (signer, _) in crate::claims::evidence(kernel)? {
+                kernel.peers.add_liar(signer);
+            }
+            let answers = Arc::new(Answering::new(Arc::downgrade(kernel)));
+            let network = Network::start(config, kernel.store.clone(), answers).await.map_err(Error::from)?;
+            tokio::spawn(offer_all(Arc::downgrade(kernel), network.clone()));
+            Ok::<_, Error>(network)
+        };
+        kernel.peers.network.get_or_try_init(|| begin).await
+    }
+
+    /// Whether a result is one that peers may read.
+    pub fn offers(&self, result: &Cid) -> bool {
+        self.results.read().expect("no panic while it is held").contains(result)
+    }
+
+    /// Lets peers know of a result, if its promise shares it.
+    pub async fn offer(&self, call: &Call, reply: &Reply) {
+        let (Some(network), true, Some(result)) = (self.network(), call.promise.share, cid_of(&reply.result)) else {
+            return;
+        };
+        if reply.until_ms.is_none() {
+            self.results.write().expect("no panic while it is held").insert(result);
+            // A network that was stopped announces nothing.
+            let _ = network.provide(vec![call.key, result.hash]).await;
+        }
+    }
+
+    /// Fetches the inputs of a call that are not stored here.
+    pub async fn supply_inputs(call: &Call) -> Result<()> {
+        let inputs = call.parms.inputs().filter(|cid| *cid != call.parms.module);
+        Peers::supply(&call.kernel, call.promise.source, inputs).await
+    }
+
+    /// Fetches those of these objects that are not stored here.
+    pub async fn supply(kernel: &Arc<Kernel>, source: Source, objects: impl IntoIterator<Item = Cid>) -> Result<()> {
+        let Some(network) = kernel.peers.network() else { return Ok(()) };
+        if source == Source::Local {
+            return Ok(());
+        }
+        for cid in objects {
+            if kernel.store.contains(&cid)? {
+                continue;
+            }
+            if let Some(error) = kernel.peers.absent.recall(&cid.hash) {
+                return Err(error);
+            }
+            let (network, store) = (network.clone(), kernel.clone());
+            let fetched =
+                kernel.peers.fetches.join(cid.hash, None, |_| async move { fetch(&store, &network, cid).await }).await;
+            if let Err(error) = &fetched {
+                kernel.peers.absent.remember(&cid.hash, error);
+            }
+            fetched?;
+        }
+        Ok(())
+    }
+}
+
+/// Fetches an object from whoever has it: connected peers, then those that the hash table names.
+async fn fetch(kernel: &Arc<Kernel>, network: &Network, cid: Cid) -> Result<()> {
+    let connected: Vec<PeerId> = network.connected().await?.into_iter().take(MAX_ASKED).collect();
+    let from_connected = from(network, cid, connected.clone());
+    let from_found = async {
+        tokio::time::sleep(if connected.is_empty() { Duration::ZERO } else { HEAD_START }).await;
+        let found = network.providers(cid.hash, MAX_ASKED, SEARCH).await?;
+        from(network, cid, found.into_iter().filter(|peer| !connected.contains(peer)).collect()).await
+    };
+    let (mut connected_answer, mut found_answer) = (std::pin::pin!(from_connected), std::pin::pin!(from_found));
+    let fetched = tokio::select! {
+        answer = &mut connected_answer => match answer {
+            Ok(()) => Ok(()),
+            Err(_) => found_answer.await,
+        },
+        answer = &mut found_answer => match answer {
+            Ok(()) => Ok(()),
+            Err(_) => connected_answer.await,
+        },
+    };
+    if fetched.is_ok() {
+        kernel.counters.fetched.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    }
+    fetched
+}
+
+async fn from(network: &Network, cid: Cid, providers: Vec<PeerId>) -> Result<()> {
+    let fetched = network.fetch(Fetch { cid, providers, max_bytes: u64::MAX, progress: None }).await?;
+    for blame in &fetched.blamed {
+        tracing::warn!(peer = %blame.peer, what = blame.what, "a peer sent rubbish");
+    }
+    Ok(())
+}
+
+/// Tells the hash table of everything that is shared.
+async fn offer_all(kernel: Weak<Kernel>, network: Network) {
+    let told = tokio::task::spawn_blocking(move || {
+        let Some(kernel) = kernel.upgrade() else { return Ok(Vec::new()) };
+        shared_keys(&kernel)
+    });
+    match told.await {
+        // A network that was stopped announces nothing.
+        Ok(Ok(keys)) => drop(network.provide(keys).await),
+        Ok(Err(error)) => tracing::warn!(%error, "what this node shares is not announced"),
+        Err(_) => {}
+    }
+}
+
+fn shared_keys(kernel: &Arc<Kernel>) -> Result<Vec<Hash>> {
+    let mut keys: Vec<Hash> = crate::marks::SHARED.all(&kernel.store)?.into_iter().map(|mark| mark.cid.hash).collect();
+    let mut hear = || std::ops::ControlFlow::Continue(());
+    kernel.each_remembered(&mut hear, &mut |Remembered { key, memo, receipt }| {
+        let shares = kernel.promise(&receipt.parms.promise).is_ok_and(|promise| promise.share);
+        if shares && memo.until_ms.is_none() {
+            kernel.peers.results.write().expect("no panic while it is held").insert(memo.result);
+            keys.extend([key, memo.result.hash]);
+        }
+        Ok(())
+    })?;
+    Ok(keys)
+}
+
+impl From<gridfs_p2p::Error> for Error {
+    fn from(error: gridfs_p2p::Error) -> Error {
+        use gridfs_p2p::Error as Peer;
+        match error {
+            Peer::Store(error) => Error::from(error),
+            Peer::TooLarge { .. } => Error::new(Code::OutputLimit, error.to_string()),
+            Peer::Start { .. } | Peer::Listen { .. } | Peer::File { .. } => {
+                Error::caused(Code::General, error.to_string(), error)
+            }
+            _ => Error::new(Code::Unavailable, error.to_string()),
+        }
+    }
+}

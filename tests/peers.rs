@@ -1,0 +1,307 @@
+//! Nodes that get objects from each other: real daemons on loopback, each with a home of its own.
+
+mod common;
+
+use std::sync::Arc;
+
+use common::{ARGS, Node, Ran, wait_for};
+use gridfs::identity::Identity;
+use gridfs::receipt::{Memo, Receipt};
+use gridfs_store::{Cid, Codec, Durability, Options, Store, cbor};
+
+const LISTEN: &str = "/ip4/127.0.0.1/tcp/0";
+
+/// A node that listens.
+fn serving() -> Node {
+    let node = Node::new();
+    node.gridfs(["serve", "--listen", LISTEN]).ok();
+    node
+}
+
+/// This node as it sees itself.
+fn seen(node: &Node) -> serde_json::Value {
+    serde_json::from_str(&node.gridfs(["--json", "peer", "list"]).ok()).unwrap()
+}
+
+fn address(node: &Node) -> String {
+    seen(node)["addresses"][0].as_str().unwrap().to_owned()
+}
+
+fn meets(node: &Node, other: &Node) {
+    node.gridfs(["peer", "add", &address(other)]).ok();
+    wait_for("a connection", || seen(node)["connected"].as_u64().unwrap() > 0);
+}
+
+fn ends(node: &Node) {
+    node.gridfs(["umount"]).ok();
+}
+
+fn cid(node: &Node, name: &str) -> String {
+    let names = node.gridfs(["--json", "name", "list"]).ok();
+    let names: Vec<serde_json::Value> = serde_json::from_str(&names).unwrap();
+    names.iter().find(|row| row["name"] == name).unwrap()["cid"].as_str().unwrap().to_owned()
+}
+
+/// Waits until what a node shares has been announced.
+fn announced(node: &Node, keys: u64) {
+    wait_for("announcements", || seen(node)["announced_keys"].as_u64().unwrap() >= keys);
+}
+
+#[test]
+fn a_call_is_answered_with_what_a_stranger_shares() {
+    let (a, b, c) = (serving(), serving(), Node::new());
+    meets(&a, &b);
+    a.add_wat("args", ARGS, None);
+    a.put("words.txt", "one two three\n");
+    let (module, words) = (cid(&a, "args"), cid(&a, "words.txt"));
+    for what in ["args", "words.txt"] {
+        a.gridfs(["share", what]).ok();
+    }
+    announced(&a, 2);
+    let counted = a.grid(["--promise", "pub", "wc", "words.txt"]).ok();
+
+    c.mount();
+    let path = |promise: &str| format!("{promise}/{module}/hello");
+    let (status, error) = c.grid(["--promise", "pub", &module, "hello"]).failed();
+    assert_eq!(status, 13, "it knows nobody: {error}");
+    meets(&c, &b);
+    assert_eq!(c.errno(&path("local")), 113, "under local nobody is asked");
+    assert_eq!(c.read(&path("pub")), a.grid(["--promise", "pub", &module, "hello"]).ok());
+    assert_eq!(c.read(&format!("pub/wc/{words}")), counted);
+    assert_eq!(c.stat("fetched"), 2);
+
+    // What it has now it has for good.
+    ends(&a);
+    ends(&b);
+    c.umount();
+    c.mount();
+    assert_eq!(c.read(&format!("pub/wc/{words}")), counted);
+    assert_eq!(c.grid(["--promise", "pub", &module, "other"]).ok(), "module\0other\0");
+    assert_eq!(c.stat("fetched"), 0);
+}
+
+#[test]
+fn a_ticket_is_all_that_another_node_needs() {
+    let (a, c) = (serving(), Node::new());
+    let noise = common::noise(1, 3 << 20);
+    a.put("noise", &noise);
+    let directory = a.scratch("tree");
+    std::fs::create_dir_all(directory.join("below")).unwrap();
+    for number in 0..50 {
+        std::fs::write(directory.join(format!("below/{number}")), format!("file {number}\n")).unwrap();
+    }
+    a.gridfs(["put", "--name", "tree", directory.to_str().unwrap()]).ok();
+    let ticket = |what: &str| a.gridfs(["share", what]).ok().trim().to_owned();
+
+    let copy = c.scratch("copy");
+    c.gridfs(["get", &ticket("noise"), copy.to_str().unwrap()]).ok();
+    assert!(std::fs::read(&copy).unwrap() == noise);
+    let tree = c.scratch("tree");
+    c.gridfs(["get", &ticket("tree"), tree.to_str().unwrap()]).ok();
+    assert_eq!(std::fs::read_to_string(tree.join("below/49")).unwrap(), "file 49\n");
+
+    // A call is run here: its module and its inputs came.
+    a.add_wat("args", ARGS, None);
+    let call = ticket("/pub/args/one,two");
+    assert_eq!(c.gridfs(["get", &call]).ok(), "module\0one\0two\0");
+    assert_eq!(c.stat("runs"), 0, "that was another process");
+
+    a.put("private", "nobody's business\n");
+    let private = cid(&a, "private");
+    let shared = cid(&a, "noise");
+    let listed = a.gridfs(["share", "--list"]).ok();
+    assert!(listed.contains(&shared) && !listed.contains(&private), "{listed}");
+    a.gridfs(["share", "--stop", "noise"]).ok();
+    let again = Node::new();
+    let cannot = |what: &str| -> Ran { again.gridfs(["get", what]) };
+    let stale = cannot(&ticket_of(&a, &shared));
+    assert!(stale.status == 13 && stale.stderr.contains("not shared"), "{stale:?}");
+    let guessed = cannot(&ticket_of(&a, &private));
+    assert_eq!((guessed.status, guessed.stderr.replace(&private, &shared)), (13, stale.stderr));
+    ends(&a);
+}
+
+/// A ticket that its node never gave.
+fn ticket_of(node: &Node, cid: &str) -> String {
+    let address: gridfs_p2p::Multiaddr = address(node).parse().unwrap();
+    let node = seen(node)["node"].as_str().unwrap().parse().unwrap();
+    let what = gridfs::ticket::Shared::Object(cid.parse().unwrap());
+    gridfs::ticket::Ticket { node, addresses: vec![address], what }.to_string()
+}
+
+#[test]
+fn what_nobody_has_ends_with_an_error_and_is_not_asked_for_again_at_once() {
+    let (a, c) = (serving(), Node::new());
+    c.mount();
+    meets(&c, &a);
+    let nowhere = Cid::of(Codec::Raw, b"nowhere").to_string();
+    let path = format!("pub/wc/{nowhere}");
+    assert_eq!(c.errno(&path), 113);
+    let before = seen(&a)["requests"].clone();
+    assert_eq!(c.errno(&path), 113);
+    assert_eq!(seen(&a)["requests"], before);
+    assert!(c.log().contains(&nowhere));
+    ends(&a);
+}
+
+#[test]
+fn nothing_listens_unless_it_is_told_to() {
+    let node = Node::mounted();
+    node.put("x", "x");
+    let (status, error) = node.gridfs(["share", "x"]).failed();
+    assert!(status == 15 && error.contains("gridfs mount --serve"), "{error}");
+    let seen = seen(&node);
+    assert_eq!((seen["addresses"].as_array().unwrap().len(), seen["connected"].as_u64()), (0, Some(0)));
+    let (status, error) = node.gridfs(["serve"]).failed();
+    assert!(status != 0 && error.contains("gridfs umount"), "{error}");
+    for wrong in ["nonsense", "/ip4/127.0.0.1/tcp/1", "/p2p/12D3KooWQK1wnefoLrcVHbbnf5tLzbopUd3K3bFAoJpA7YJgL5pV"] {
+        let (status, error) = node.gridfs(["peer", "add", wrong]).failed();
+        assert!(status == 2 && error.contains("is no peer's address"), "{error}");
+    }
+    let (status, error) = node.gridfs(["get", "grid:bnonsense"]).failed();
+    assert!(status == 2 && error.contains("not a ticket"), "{error}");
+}
+
+#[test]
+fn a_banned_peer_is_not_talked_to() {
+    let (a, c) = (serving(), serving());
+    meets(&c, &a);
+    let id = seen(&a)["node"].as_str().unwrap().to_owned();
+    c.gridfs(["peer", "ban", &id]).ok();
+    wait_for("the connection to close", || seen(&c)["connected"].as_u64() == Some(0));
+    assert!(c.gridfs(["peer", "show", &id]).ok().contains("banned"));
+    let (_, error) = c.gridfs(["peer", "add", &address(&a)]).failed();
+    assert!(error.contains("can't be reached"), "{error}");
+    c.gridfs(["peer", "ban", "--lift", &id]).ok();
+    meets(&c, &a);
+    ends(&a);
+    ends(&c);
+}
+
+fn id(node: &Node) -> String {
+    node.gridfs(["cap", "key"]).ok().trim().to_owned()
+}
+
+/// Has `node` make a promise, and the others accept it.
+fn promised(node: &Node, others: &[&Node], options: &[&str]) -> String {
+    let new = ["promise", "new", "--name", "team", "--text", "Together.", "--share"];
+    node.gridfs(new.iter().chain(options)).ok();
+    let promise = cid(node, "team");
+    let document = node.scratch("team");
+    node.gridfs(["get", "team", document.to_str().unwrap()]).ok();
+    for other in others {
+        other.gridfs(["promise", "accept", document.to_str().unwrap()]).ok();
+    }
+    promise
+}
+
+/// Replaces the results that a node that does not run remembers by lies, signed with its own key.
+fn lies(node: &Node, lie: &[u8]) {
+    let store = Arc::new(Store::open(&node.home().join("cache"), Options::default()).unwrap());
+    let identity = Identity::open(&node.home().join("keys")).unwrap();
+    for memo in store.memos(b"").unwrap().collect::<Vec<_>>() {
+        let (label, key) = memo.unwrap();
+        let Ok(memo) = cbor::from_slice::<Memo>(&store.memo(&key).unwrap().unwrap()) else { continue };
+        let mut batch = store.batch();
+        let result = batch.put_bytes(Codec::Raw, lie).unwrap();
+        let receipt = Receipt::read(&store, &memo.receipt).unwrap().unwrap();
+        let receipt = Receipt { result, ..receipt }.signed_by(&identity);
+        let receipt = batch.put_bytes(Codec::DagCbor, &cbor::to_vec(&receipt)).unwrap();
+        let memo = Memo { size: Some(lie.len() as u64), result, receipt, ..memo };
+        batch.put_memo(key, &label, &memo.to_bytes()).unwrap();
+        batch.commit(Durability::Durable).unwrap();
+    }
+}
+
+#[test]
+fn a_result_is_believed_of_whom_the_promise_trusts() {
+    let (a, b, c) = (serving(), serving(), Node::new());
+    c.mount();
+    a.put("words.txt", "one two three\n");
+    let words = cid(&a, "words.txt");
+    let promise = promised(&a, &[&b, &c], &["--source", "fetch", "--trust", &id(&a)]);
+    let alone = promised(&c, &[&a, &b], &["--source", "fetch", "--trust", &id(&b)]);
+    let counted = a.grid(["-p", &promise, "wc", "words.txt"]).ok();
+    a.grid(["-p", &alone, "wc", "words.txt"]).ok();
+    meets(&a, &b);
+    meets(&c, &b);
+    // Two calls and the one result that they have.
+    announced(&a, 3);
+    // The words themselves are not shared: only the result is to be had.
+    assert_eq!(c.read(&format!("{promise}/wc/{words}")), counted);
+    assert_eq!((c.stat("claimed"), c.stat("runs")), (1, 0));
+    let path = c.grid(["--path", "-p", &promise, "wc", &words]).ok();
+    let verified = c.gridfs(["verify", path.trim()]).ok();
+    assert!(verified.contains(&id(&a)), "{verified}");
+    assert_eq!(c.errno(&format!("{alone}/wc/{words}")), 113, "a is not believed under the other promise");
+    assert!(c.log().contains("the promise believes self, or 1 of 1 listed keys"), "{}", c.log());
+    let ledger = c.gridfs(["promise", "ledger"]).ok();
+    assert!(ledger.contains(&format!("peers {}", id(&a))), "{ledger}");
+    ends(&a);
+    ends(&b);
+}
+
+#[test]
+fn a_liar_is_found_out_and_what_it_gave_is_forgotten() {
+    let (a, c) = (Node::new(), Node::new());
+    a.gridfs(["init"]).ok();
+    c.mount();
+    for node in [&a, &c] {
+        node.put("words.txt", "one two three\n");
+        node.put("more.txt", "four\n");
+    }
+    let audited = ["--source", "race", "--trust", &id(&a), "--audit", "100"];
+    let promise = promised(&a, &[&c], &audited);
+    for name in ["words.txt", "more.txt"] {
+        a.grid(["-p", &promise, "wc", name]).ok();
+    }
+    lies(&a, b"a lie\n");
+    a.gridfs(["serve", "--listen", LISTEN]).ok();
+    meets(&c, &a);
+    let right = c.grid(["wc", "words.txt"]).ok();
+    for _ in 0..2 {
+        assert_eq!(c.grid(["-p", &promise, "wc", "words.txt"]).ok(), right, "here it is run too");
+    }
+    assert_eq!(c.grid(["-p", &promise, "wc", "more.txt"]).ok(), c.grid(["wc", "more.txt"]).ok());
+    assert_eq!(c.stat("claimed"), 0);
+    ends(&a);
+}
+
+#[test]
+fn who_signs_two_results_is_not_believed_any_more() {
+    let (a, b, c) = (Node::new(), Node::new(), Node::new());
+    a.gridfs(["init"]).ok();
+    c.mount();
+    a.put("words.txt", "one two three\n");
+    a.put("more.txt", "four\n");
+    let (words, more) = (cid(&a, "words.txt"), cid(&a, "more.txt"));
+    let promise = promised(&a, &[&b, &c], &["--source", "fetch", "--trust", &id(&a), "--trust", &id(&c)]);
+    for name in ["words.txt", "more.txt"] {
+        a.grid(["-p", &promise, "wc", name]).ok();
+    }
+    // Both results of a's are about: b has the right ones from a, then a lies.
+    a.gridfs(["serve", "--listen", LISTEN]).ok();
+    b.gridfs(["serve", "--listen", LISTEN]).ok();
+    meets(&b, &a);
+    for cid in [&words, &more] {
+        b.grid(["-p", &promise, "wc", cid]).ok();
+    }
+    ends(&a);
+    lies(&a, b"a lie\n");
+    a.gridfs(["serve", "--listen", LISTEN]).ok();
+    meets(&c, &a);
+    c.read(&format!("{promise}/wc/{more}"));
+    meets(&c, &b);
+    wait_for("both to be connected", || seen(&c)["connected"].as_u64() == Some(2));
+    // Whichever claim comes first is believed, unless both come at once.
+    let _ = std::fs::read(c.at(&format!("{promise}/wc/{words}")));
+    wait_for("the two claims to meet", || {
+        c.gridfs(["peer", "show", &id(&a)]).ok().contains("not believed: it signed two results")
+    });
+    // It is believed in nothing now, and its lie is gone.
+    for cid in [&words, &more] {
+        wait_for("what it gave to be forgotten", || std::fs::read(c.at(&format!("{promise}/wc/{cid}"))).is_err());
+    }
+    ends(&a);
+    ends(&b);
+}
