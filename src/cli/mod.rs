@@ -121,6 +121,9 @@ enum Verb {
 
 /// The binary `gridfs`; called `mount.gridfs`, what mount(8) calls for a line in fstab(5).
 pub fn gridfs() -> ExitCode {
+    // The connections to peers would write their keys into the file that it names.
+    // SAFETY: this is the only thread.
+    unsafe { std::env::remove_var("SSLKEYLOGFILE") };
     let name = std::env::args_os().next().map(PathBuf::from);
     if name.as_deref().and_then(Path::file_name).is_some_and(|name| name == fstab::NAME) {
         return fstab::run();
