@@ -41,7 +41,6 @@ fn every_rule_has_its_test() {
             );
         }
     }
-    // The twenty-second waits for peers.
     assert_eq!(numbers, (1..=25).collect::<Vec<_>>());
 }
 

@@ -174,6 +174,8 @@ impl Drop for Node {
             if umount.status != 0 {
                 let _ = gridfs_fuse::unmount(&self.mnt());
             }
+        } else if self.home.join("run/socket").exists() {
+            self.gridfs(["umount"]);
         }
     }
 }
