@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use gridfs_modules::{Argument, Engine, Program};
+use gridfs_modules::{Argument, Engine, Program, Settings};
 use gridfs_store::{Cid, Codec, Target};
 
 use crate::calls::calls;
@@ -34,15 +34,21 @@ fn the_library_gives_the_same_in_every_run() {
     assert_eq!(calls.iter().map(|(name, _)| *name).collect::<Vec<_>>(), LIBRARY);
     let code = tempfile::tempdir().unwrap();
     // The first compiles, the second reads what the first wrote, as a daemon does that was started again.
-    let engines = [(); 2].map(|()| {
-        let engine = Engine::new(code.path()).unwrap();
+    let mut engines = vec![Engine::new(code.path()).unwrap(), Engine::new(code.path()).unwrap()];
+    if runs > RUNS {
+        // Unoptimised code, and memory of their own in place of the pool's. They take minutes to compile the library.
+        let settings = [Settings { optimised: false, ..Settings::NODE }, Settings { pooled: false, ..Settings::NODE }];
+        engines.extend(settings.map(|settings| Engine::with(settings).unwrap()));
+    }
+    let load_all = |engine: Engine| {
         let load = |(name, _): &(&str, _)| {
             let wasm = std::fs::read(guest_path(name)).unwrap();
             engine.load(&Cid::of(Codec::Raw, &wasm), || Ok(wasm.clone())).unwrap()
         };
         let programs: Vec<Arc<Program>> = calls.iter().map(load).collect();
         (engine, programs)
-    });
+    };
+    let engines: Vec<(Engine, Vec<Arc<Program>>)> = engines.into_iter().map(load_all).collect();
     let first: Vec<Came> =
         calls.iter().zip(&engines[0].1).map(|((_, args), program)| came(&rig, program, args)).collect();
     let counts: Vec<AtomicUsize> = calls.iter().map(|_| AtomicUsize::new(0)).collect();
