@@ -302,7 +302,9 @@ fn denounce(kernel: &Arc<Kernel>, issuer: &NodeId, claims: Vec<Vec<u8>>, why: &s
         }
         Ok(())
     })?;
-    given.iter().try_for_each(|result| kernel.revoke(result, &mut hear).map(drop))
+    let revoked = given.iter().try_for_each(|result| kernel.revoke(result, &mut hear).map(drop));
+    kernel.unasked.notify_one();
+    revoked
 }
 
 /// The evidence against each signer: who, and why.

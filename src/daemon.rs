@@ -98,6 +98,15 @@ impl Daemon {
                         tokio::time::sleep(Duration::from_millis(100)).await;
                     }
                 },
+                () = self.node.kernel.unasked.notified() => {
+                    let service = service.clone();
+                    let promises = self.node.kernel.accepted.all().into_iter().map(|(cid, _)| cid).collect();
+                    tokio::spawn(async move {
+                        if let Err(error) = service.forget_looked_up(promises).await {
+                            tracing::warn!(%error, "what was forgotten may still be shown");
+                        }
+                    });
+                }
                 _ = stopped.changed() => break,
                 _ = self.terminate.recv() => break,
                 _ = self.interrupt.recv() => break,

@@ -95,6 +95,8 @@ pub struct Kernel {
     log: Mutex<VecDeque<String>>,
     /// How large the store was after the last collection of garbage.
     pub(crate) collected_at: AtomicU64,
+    /// Notified when results were forgotten that nobody asked to forget: a mount must forget them too.
+    pub(crate) unasked: Notify,
     /// Held by who makes room.
     pub(crate) making_room: Mutex<()>,
 }
@@ -120,6 +122,7 @@ impl Kernel {
             log: Mutex::default(),
             counters: Counters::default(),
             collected_at: AtomicU64::new(0),
+            unasked: Notify::new(),
             making_room: Mutex::default(),
             store,
             names,

@@ -87,7 +87,7 @@ impl Service {
     }
 
     /// Lets the mount look up anew all that is below these promises.
-    pub(super) async fn forget_looked_up(&self, promises: Vec<Cid>) -> Result<()> {
+    pub(crate) async fn forget_looked_up(&self, promises: Vec<Cid>) -> Result<()> {
         let Some(kept) = self.kept.clone() else { return Ok(()) };
         blocking(move || {
             let forget = |promise: &Cid| kept.forget(promise.to_string().as_ref());
