@@ -88,12 +88,8 @@ fn building_gives_the_committed_bytes() {
         }
         let copy = tempfile::tempdir().unwrap();
         let guests = copy.path().join(dir);
-        std::fs::create_dir_all(&guests).unwrap();
-        let archive = copy.path().join("sources.tar");
-        let mut pack = Command::new("tar");
-        pack.arg("-C").arg(&source).args(["--exclude=./target", "--exclude=*.wasm", "-cf"]).arg(&archive).arg(".");
-        assert!(pack.status().unwrap().success());
-        assert!(Command::new("tar").arg("-C").arg(&guests).arg("-xf").arg(&archive).status().unwrap().success());
+        copy_sources(dir, copy.path());
+        copy_sources("modules/sdk", copy.path());
         build(&guests, &copy.path().join("target"));
         for (name, _) in sums(&source) {
             let (built, committed) = (std::fs::read(guests.join(&name)), std::fs::read(source.join(&name)));
@@ -101,6 +97,16 @@ fn building_gives_the_committed_bytes() {
         }
         assert_eq!(sums(&guests), sums(&source));
     }
+}
+
+/// Copies what is in a directory of the repository to the same place below another, without what was built.
+fn copy_sources(dir: &str, to: &Path) {
+    let (source, archive) = (modules().join("..").join(dir), to.join("sources.tar"));
+    std::fs::create_dir_all(to.join(dir)).unwrap();
+    let mut pack = Command::new("tar");
+    pack.arg("-C").arg(source).args(["--exclude=./target", "--exclude=*.wasm", "-cf"]).arg(&archive).arg(".");
+    assert!(pack.status().unwrap().success());
+    assert!(Command::new("tar").arg("-C").arg(to.join(dir)).arg("-xf").arg(&archive).status().unwrap().success());
 }
 
 /// Whether the packages are installed that built the committed modules. The error says which one is not.
