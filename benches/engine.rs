@@ -73,12 +73,14 @@ fn nesting(promise: &Cid, module: &Cid, count: usize) -> Vec<u8> {
 /// The program with a custom section that makes it one never seen, and `bytes` long if it was shorter.
 fn unseen(wasm: &[u8], number: usize, bytes: usize) -> Vec<u8> {
     let name = format!("{number:08}");
-    // Id and lengths of section and name take 4 bytes more.
-    let payload = (bytes.saturating_sub(wasm.len() + 4)).clamp(9, 120);
+    // The section's id, its length in two bytes of LEB128, the name's length.
+    let head_bytes = 4;
+    let content = bytes.saturating_sub(wasm.len() + head_bytes).max(name.len());
+    let length = content + 1;
     let mut wasm = wasm.to_vec();
-    wasm.extend([0, payload as u8 + 1, 8]);
+    wasm.extend([0, (length & 0x7f) as u8 | 0x80, (length >> 7) as u8, name.len() as u8]);
     wasm.extend(name.as_bytes());
-    wasm.resize(wasm.len() + payload - 8, 0);
+    wasm.resize(wasm.len() + content - name.len(), 0);
     wasm
 }
 
