@@ -543,41 +543,6 @@ fn input_file(object: &Object) -> Target {
     Target::File { cid: object.cid(), size_bytes: object.size_bytes(), executable: false }
 }
 
-/// File types as WASI numbers them.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[repr(u8)]
-pub(crate) enum FileType {
-    Directory = 3,
-    Regular = 4,
-    Symlink = 7,
-}
-
-impl FileType {
-    pub(crate) fn of_target(target: &Target) -> FileType {
-        match target {
-            Target::File { .. } => FileType::Regular,
-            Target::Directory { .. } => FileType::Directory,
-            Target::Symlink { .. } => FileType::Symlink,
-        }
-    }
-
-    pub(crate) fn of_scratch(body: &scratch::Body) -> FileType {
-        match body {
-            scratch::Body::File(_) => FileType::Regular,
-            scratch::Body::Directory(_) | scratch::Body::Mount(_) => FileType::Directory,
-            scratch::Body::Symlink(_) => FileType::Symlink,
-        }
-    }
-
-    pub(crate) fn of_node(node: &Node) -> FileType {
-        match node {
-            Node::File(_) => FileType::Regular,
-            Node::Directory(_) => FileType::Directory,
-            Node::Symlink(_) => FileType::Symlink,
-        }
-    }
-}
-
 /// Why a host function does not answer: an errno for the guest, or the end of the call.
 #[derive(Debug)]
 pub(crate) enum Fault {

@@ -8,6 +8,7 @@ mod budget;
 mod class;
 mod engine;
 mod examine;
+mod file_type;
 mod guest;
 mod inode;
 mod limits;

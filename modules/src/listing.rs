@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use gridfs_store::Tree;
 
-use crate::guest::{Argument, Descriptor, Fault, FileType, Guest, Place};
+use crate::file_type::FileType;
+use crate::guest::{Argument, Descriptor, Fault, Guest, Place};
 use crate::inode;
 use crate::scratch::Body;
 use crate::wasi::Errno;

@@ -3,7 +3,8 @@
 use gridfs_store::Object;
 
 use super::Errno;
-use crate::guest::{Descriptor, Fault, FileType, Guest, Place, ScratchFile};
+use crate::file_type::FileType;
+use crate::guest::{Descriptor, Fault, Guest, Place, ScratchFile};
 use crate::inode;
 use crate::listing::list;
 use crate::memory::{Iovec, Memory};

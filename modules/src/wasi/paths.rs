@@ -4,7 +4,8 @@ use wasmtime::Caller;
 
 use super::descriptors::{FDFLAGS, Stat, set_times};
 use super::{Errno, split};
-use crate::guest::{Directory, Fault, FileType, Found, Guest, Place, ScratchFile};
+use crate::file_type::FileType;
+use crate::guest::{Directory, Fault, Found, Guest, Place, ScratchFile};
 use crate::inode;
 use crate::memory::Memory;
 use crate::out::{self, Node, OutPath, OutTree};
