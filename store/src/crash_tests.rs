@@ -148,7 +148,7 @@ fn explore_stop(workload: u64, stop: u64, outcomes: usize) -> usize {
 
 #[test]
 fn a_crash_at_any_operation_loses_nothing_durable() {
-    let explored = explore(0..16, 10);
+    let explored = explore(0..16, 7);
     eprintln!("{explored} distinct outcomes");
     assert!(explored >= 10_000, "only {explored} distinct outcomes: the workloads have become too small");
 }
