@@ -1,5 +1,6 @@
 //! What this node answers its peers: results that it remembers under promises that share, its claims to them, and objects that
-//! are shared. Nothing is run for a peer.
+//! are shared. Nothing is run for a peer. What went by a name of this node, or holds for a while only, is not told: its receipt
+//! says the names, and it may not hold elsewhere.
 
 use std::pin::Pin;
 use std::sync::Weak;
@@ -86,7 +87,7 @@ impl Kernel {
         module.check(&parms.arguments)?;
         let limits = authority.lower(self.limits(&parms.promise, &module)?);
         let unknown = || Error::new(Code::UnknownName, "this node remembers no result of the call");
-        let reply = self.known_to(&authority, parms, &limits)?.ok_or_else(unknown)?;
+        let reply = self.known_to(&authority, parms, &limits)?.filter(|reply| reply.immutable).ok_or_else(unknown)?;
         let claim = match reply.receipt {
             Some(receipt) => self.store.read(&receipt, gridfs_p2p::wire::MAX_CLAIM_BYTES)?,
             None => Vec::new(),
@@ -111,7 +112,7 @@ impl Kernel {
     fn shared_claim(&self, key: &Hash) -> Result<Option<Vec<u8>>> {
         let Some(call) = self.remembered(key)? else { return Ok(None) };
         let promise = self.check_rights(&Authority::Nobody, &call.receipt.parms)?;
-        if !promise.share || call.memo.until_ms.is_some() {
+        if !promise.share || !call.memo.reply().immutable {
             return Ok(None);
         }
         Ok(Some(self.store.read(&call.memo.receipt, gridfs_p2p::wire::MAX_CLAIM_BYTES)?))

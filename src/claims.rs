@@ -124,9 +124,12 @@ async fn claimed(call: &Call, network: &Network) -> Result<Reply> {
     let providers = claims.iter().map(|claim| claim.from).collect();
     let wanted = Fetch { cid: result, providers, max_bytes: call.limits.output_bytes, progress: None };
     let fetched = network.fetch(wanted).await?;
-    audit(call, claims).await?;
     let reply = record(call, &claims[0])?;
     drop(fetched);
+    if is_audited(call)? {
+        let claims = claims.iter().map(|claim| (claim.receipt.issuer, claim.bytes.clone())).collect();
+        tokio::spawn(audit(call.clone(), result, claims));
+    }
     tokio::spawn(compare(call.clone(), gathered, asking));
     call.kernel.counters.claimed.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     Ok(reply)
@@ -251,27 +254,27 @@ fn checked(call: &Call, bytes: &[u8]) -> std::result::Result<Option<Receipt>, &'
     Ok((lasts && !call.kernel.peers.is_liar(&receipt.issuer)).then_some(receipt))
 }
 
-/// Runs the module here, for as many of a million results as the promise says, and compares.
-async fn audit(call: &Call, claims: &[Claim]) -> Result<()> {
-    let Trust::Listed(Listed { audit_ppm, .. }) = &call.promise.trust else { return Ok(()) };
+/// Whether a result is one of those, as many of a million as the promise says, that are computed here too.
+fn is_audited(call: &Call) -> Result<bool> {
+    let Trust::Listed(Listed { audit_ppm, .. }) = &call.promise.trust else { return Ok(false) };
     let mut dice = [0; 4];
     getrandom::fill(&mut dice).map_err(|e| Error::caused(Code::General, "the system gives no random bytes", e))?;
-    if u64::from(u32::from_le_bytes(dice)) % 1_000_000 >= *audit_ppm {
-        return Ok(());
+    Ok(u64::from(u32::from_le_bytes(dice)) % 1_000_000 < *audit_ppm)
+}
+
+/// Runs the module here, though its result is believed already, and compares. Whoever claimed another is a liar.
+async fn audit(call: Call, claimed: Cid, claims: Vec<(NodeId, Vec<u8>)>) {
+    let audited = async {
+        let own = call.kernel.compute_again(call.parms.clone()).await?;
+        if cid_of(&own.result) == Some(claimed) {
+            return Ok(());
+        }
+        let why = "another run gave another result";
+        claims.into_iter().try_for_each(|(issuer, claim)| denounce(&call.kernel, &issuer, vec![claim], why))
+    };
+    if let Err(error) = audited.await {
+        tracing::warn!(%claimed, %error, "a claim could not be audited");
     }
-    let own = call
-        .kernel
-        .compute_again(call.parms.clone())
-        .await
-        .map_err(|e| e.during("running the module to audit a claim"))?;
-    let (claimed, own) = (claims[0].receipt.result, cid_of(&own.result));
-    if own == Some(claimed) {
-        return Ok(());
-    }
-    for claim in claims {
-        denounce(&call.kernel, &claim.receipt.issuer, vec![claim.bytes.clone()], "another run gave another result")?;
-    }
-    Err(Error::new(Code::Untrusted, format!("{claimed} is claimed to be the result, but a run here gave another")))
 }
 
 /// Remembers a result with the claim to it.
@@ -288,6 +291,11 @@ fn record(call: &Call, claim: &Claim) -> Result<Reply> {
 
 /// Keeps the evidence against a signer, and forgets what it gave.
 fn denounce(kernel: &Arc<Kernel>, issuer: &NodeId, claims: Vec<Vec<u8>>, why: &str) -> Result<()> {
+    // Two results of its own are for this node to explain: all that it has would go.
+    if *issuer == kernel.identity.id() {
+        tracing::warn!(why, "this node's own claims differ");
+        return Ok(());
+    }
     tracing::warn!(%issuer, why, "a peer is not believed any more");
     let claims: Vec<Bytes> = claims.into_iter().map(Bytes).collect();
     let mut batch = kernel.store.batch();

@@ -74,7 +74,8 @@ impl Kernel {
         let losses = self.syscalls.losses(steps, &ids, now_ms);
         let mut accepters = Vec::new();
         for ((module, answer), loss) in modules.into_iter().zip(answers).zip(losses) {
-            let (accepts, about) = match answer {
+            // Who accepts a call need not accept to compute it again.
+            let (accepts, about) = match answer.filter(|_| !call.again) {
                 Some(answer) => (answer.accepts, answer.about),
                 None => {
                     let acceptance = module.accept(call)?;

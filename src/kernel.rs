@@ -213,7 +213,8 @@ impl Kernel {
 
     /// Computes a call again, whatever is remembered of it, and remembers nothing. The result is not stored either.
     pub async fn compute_again(self: &Arc<Self>, parms: Parms) -> Result<Reply> {
-        let call = Call { again: true, ..self.check(Caller::default(), parms)? };
+        let promise = self.permitted(&Caller::default(), &parms)?;
+        let call = Call { again: true, ..self.prepare(Caller::default(), promise, parms)? };
         let (kernel, key) = (self.clone(), Hash::of(&[b"again".as_slice(), &call.key.0].concat()));
         let compute = |urgent| async move { kernel.consult(&Call { urgent, ..call }, crate::time::since_epoch).await };
         self.flights.join(key, None, compute).await
@@ -343,20 +344,17 @@ impl Kernel {
 
     /// Checks a call before anything runs, and fetches its module if need be: rights before effect.
     async fn admit(self: &Arc<Self>, caller: Caller, parms: Parms) -> Result<Call> {
-        if self.peers.network().is_some() {
-            let promise = self.check_rights(&caller.authority, &parms)?;
-            self.module(&promise, &parms.module).await?;
-        }
-        self.check(caller, parms)
+        let promise = self.permitted(&caller, &parms)?;
+        self.module(&promise, &parms.module).await?;
+        self.prepare(caller, promise, parms)
     }
 
-    /// Checks a call before anything runs: rights before effect.
-    fn check(self: &Arc<Self>, caller: Caller, parms: Parms) -> Result<Call> {
+    /// The promise of a call that the caller may make, and is not nested too deep for.
+    fn permitted(&self, caller: &Caller, parms: &Parms) -> Result<Arc<Promise>> {
         if caller.depth > MAX_DEPTH {
             return Err(Error::new(Code::Cycle, format!("calls are nested more than {MAX_DEPTH} deep")));
         }
-        let promise = self.check_rights(&caller.authority, &parms)?;
-        self.prepare(caller, promise, parms)
+        self.check_rights(&caller.authority, parms)
     }
 
     /// A call for which the caller has the right.

@@ -107,9 +107,11 @@ impl Peers {
         self.absent.recall(key)
     }
 
-    /// Notes that nobody has it.
+    /// Notes that nobody has it, if that is what failed.
     pub(crate) fn note_absent(&self, key: &Hash, error: &Error) {
-        self.absent.remember(key, error);
+        if error.code == Code::Unavailable {
+            self.absent.remember(key, error);
+        }
     }
 
     /// Whether there is evidence against a signer.
@@ -165,7 +167,7 @@ impl Peers {
         let (Some(network), true, Some(result)) = (self.network(), call.promise.share, cid_of(&reply.result)) else {
             return;
         };
-        if reply.until_ms.is_none() {
+        if reply.immutable {
             self.results.write().expect("no panic while it is held").insert(result);
             // A network that was stopped announces nothing.
             let _ = network.provide(vec![call.key, result.hash]).await;
@@ -188,14 +190,14 @@ impl Peers {
             if kernel.store.contains(&cid)? {
                 continue;
             }
-            if let Some(error) = kernel.peers.absent.recall(&cid.hash) {
+            if let Some(error) = kernel.peers.absent(&cid.hash) {
                 return Err(error);
             }
             let (network, store) = (network.clone(), kernel.clone());
             let fetched =
                 kernel.peers.fetches.join(cid.hash, None, |_| async move { fetch(&store, &network, cid).await }).await;
             if let Err(error) = &fetched {
-                kernel.peers.absent.remember(&cid.hash, error);
+                kernel.peers.note_absent(&cid.hash, error);
             }
             fetched?;
         }
@@ -256,7 +258,7 @@ fn shared_keys(kernel: &Arc<Kernel>) -> Result<Vec<Hash>> {
     let mut hear = || std::ops::ControlFlow::Continue(());
     kernel.each_remembered(&mut hear, &mut |Remembered { key, memo, receipt }| {
         let shares = kernel.promise(&receipt.parms.promise).is_ok_and(|promise| promise.share);
-        if shares && memo.until_ms.is_none() {
+        if shares && memo.reply().immutable {
             kernel.peers.results.write().expect("no panic while it is held").insert(memo.result);
             keys.extend([key, memo.result.hash]);
         }
