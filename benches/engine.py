@@ -12,12 +12,11 @@ CALLS = 500
 MODULES = 30
 
 
-def run(engine, linker, module, arguments, stdin, directory):
+def run(engine, linker, module, arguments, directory):
     wasi = WasiConfig()
     wasi.argv = ["module", *arguments]
     wasi.stdout_file = str(directory / "out")
-    if stdin:
-        wasi.stdin_file = str(stdin)
+    wasi.preopen_dir(str(directory / "in"), "/in")
     store = Store(engine)
     store.set_wasi(wasi)
     instance = linker.instantiate(store, module)
@@ -42,12 +41,12 @@ def timed(work):
     return time.perf_counter() - began
 
 
-def figures(path, arguments, stdin, directory):
+def figures(path, arguments, directory):
     wasm = path.read_bytes()
     engine = Engine(Config())
     linker = Linker(engine)
     linker.define_wasi()
-    one = lambda module: run(engine, linker, module, arguments, stdin, directory)
+    one = lambda module: run(engine, linker, module, arguments, directory)
     module = Module(engine, wasm)
     code = module.serialize()
     return (
@@ -61,10 +60,10 @@ def main():
     echo, wc = map(pathlib.Path, sys.argv[1:])
     with tempfile.TemporaryDirectory() as directory:
         directory = pathlib.Path(directory)
-        text = directory / "text"
-        text.write_bytes(b"two lines\nof words\n")
-        small = figures(echo, ["hello"], None, directory)
-        large = figures(wc, ["/in/1"], text, directory)
+        (directory / "in").mkdir()
+        (directory / "in" / "1").write_bytes(b"two lines\nof words\n")
+        small = figures(echo, ["hello"], directory)
+        large = figures(wc, ["/in/1"], directory)
         assert (directory / "out").read_bytes().split()[:3] == [b"2", b"4", b"19"]
     for what, one, other in zip(("warm call", "from compiled code", "first call"), small, large):
         print(f"{'wasmtime from Python, ' + what:<34} {one:>12.1f} {other:>12.1f}")

@@ -5,7 +5,7 @@
 //! process too. The larger guest is the library's `wc`, std Rust, over a file of 19 bytes.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -14,7 +14,7 @@ use gridfs::node::Node;
 use gridfs::parms::{Parms, Value};
 use gridfs::promise::Promise;
 use gridfs::resolve::GuestGrid;
-use gridfs_modules::{Argument, Engine, Invocation, Limits, Program, run};
+use gridfs_modules::{Argument, Engine, Invocation, Limits, Program, compile_if_called, run};
 use gridfs_store::{Cid, Codec, Durability, Hash};
 
 const SMALL_BYTES: usize = 600;
@@ -84,7 +84,10 @@ fn unseen(wasm: &[u8], number: usize, bytes: usize) -> Vec<u8> {
     wasm
 }
 
-fn main() {
+fn main() -> ExitCode {
+    if let Some(compiled) = compile_if_called() {
+        return compiled;
+    }
     let directory = tempfile::tempdir().unwrap();
     let node = Node::open(directory.path(), &mut |_| {}).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
@@ -105,6 +108,7 @@ fn main() {
     row("nested call, new each time", bench.nested(&module, |number| format!("{number:08}")), f64::NAN);
     row("process of /bin/echo", process(), f64::NAN);
     beside(directory.path(), &echo, &guests.join("wc.wasm"));
+    ExitCode::SUCCESS
 }
 
 fn row(what: &str, small: f64, large: f64) {

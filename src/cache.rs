@@ -117,6 +117,11 @@ mod tests {
         failures.note(&key, &Error::new(Code::ModuleFailed, "exit status 1"));
         assert_eq!(failures.recall(&key).unwrap().to_string(), "exit status 1");
         assert!(failures.recall(&Hash([2; 32])).is_none());
+        let later = |age| failures.recent.lock().unwrap().get_mut(&key).unwrap().0 -= age;
+        later(FAILURE_TTL - Duration::from_secs(5));
+        assert!(failures.recall(&key).is_some());
+        later(Duration::from_secs(5));
+        assert!(failures.recall(&key).is_none(), "it may work by now");
         for n in 0..2 * MAX_FAILURES as u64 {
             let mut other = Hash([3; 32]);
             other.0[..8].copy_from_slice(&n.to_le_bytes());

@@ -191,6 +191,7 @@ impl From<LoadFailure> for Error {
         match failure {
             LoadFailure::Module(error) => Error::caused(Code::NotModule, error.to_string(), error),
             LoadFailure::Store(error) => error.into(),
+            LoadFailure::Compiler(error) => Error::caused(Code::General, "can't start a process to compile it", error),
         }
     }
 }

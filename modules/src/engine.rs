@@ -17,6 +17,7 @@ use wasmtime::{
     PoolingAllocationConfig, WasmFeatures,
 };
 
+use crate::compile;
 use crate::guest::Guest;
 use crate::manifest::{self, Manifest, ManifestError};
 use crate::pulse::Pulse;
@@ -68,6 +69,12 @@ pub enum LoadError {
     /// It has a function of more than [`MAX_FUNCTION_BYTES`].
     #[error("it has a function of {0} bytes, and {MAX_FUNCTION_BYTES} are accepted: split it, or optimise for size")]
     FunctionTooLarge(usize),
+    /// Compiling it takes more than so many seconds of CPU time.
+    #[error("compiling it takes more than {0} s of CPU time: split large functions, or optimise for size")]
+    CompileTime(u64),
+    /// Compiling it takes more than so many MiB of memory.
+    #[error("compiling it takes more than {0} MiB of memory: split large functions, or optimise for size")]
+    CompileMemory(u64),
     /// It imports something that ABI grid-1 does not offer.
     #[error("it imports {module}.{name}, which the ABI grid-1 does not offer")]
     Import {
@@ -183,7 +190,7 @@ impl Engine {
         if let Some(program) = &*loaded {
             return Ok(program.clone());
         }
-        match wasm().map_err(LoadFailure::from).and_then(|wasm| Ok(self.prepare(cid, &wasm)?)) {
+        match wasm().map_err(LoadFailure::from).and_then(|wasm| self.prepare(cid, &wasm)) {
             Ok(program) => Ok(loaded.insert(Arc::new(program)).clone()),
             Err(failure) => {
                 self.forget(cid);
@@ -209,7 +216,7 @@ impl Engine {
         entry.1.clone()
     }
 
-    fn prepare(&self, cid: &Cid, wasm: &[u8]) -> Result<Program, LoadError> {
+    fn prepare(&self, cid: &Cid, wasm: &[u8]) -> Result<Program, LoadFailure> {
         let manifest = inspect(wasm)?;
         let module = match self.read_code(cid) {
             Some(module) => module,
@@ -220,8 +227,13 @@ impl Engine {
         Ok(Program { manifest, pre, pulse: self.pulse.clone() })
     }
 
-    fn compile(&self, cid: &Cid, wasm: &[u8]) -> Result<Module, LoadError> {
-        let module = Module::from_binary(&self.engine, wasm).map_err(invalid)?;
+    fn compile(&self, cid: &Cid, wasm: &[u8]) -> Result<Module, LoadFailure> {
+        let module = match compile::goes_alone(wasm) {
+            // SAFETY: the bytes come from `precompile_module` in a process of this very program.
+            true => unsafe { Module::deserialize(&self.engine, compile::compile_alone(wasm)?) },
+            false => Module::from_binary(&self.engine, wasm),
+        };
+        let module = module.map_err(invalid)?;
         // Without a copy on disk the next start compiles again; that is all.
         if let Err(error) = self.write_code(cid, &module) {
             tracing::warn!(%cid, %error, "compiled code was not kept");
@@ -275,6 +287,9 @@ pub enum LoadFailure {
     /// The bytes could not be read.
     #[error(transparent)]
     Store(#[from] gridfs_store::Error),
+    /// The process that was to compile them could not be had.
+    #[error("can't start a process to compile it: {0}")]
+    Compiler(std::io::Error),
 }
 
 /// The manifest of a WASM file, after a first look that needs no compiler.
@@ -298,6 +313,11 @@ fn check_functions(wasm: &[u8]) -> Result<(), LoadError> {
         }
     }
     Ok(())
+}
+
+/// An engine that compiles as a node's does, and can run nothing much.
+pub(crate) fn compiler() -> wasmtime::Result<wasmtime::Engine> {
+    wasmtime::Engine::new(&configuration(Settings { pooled: false, ..Settings::NODE }))
 }
 
 fn check(module: &Module) -> Result<(), LoadError> {

@@ -6,6 +6,7 @@
 
 mod budget;
 mod class;
+mod compile;
 mod engine;
 mod examine;
 mod file_type;
@@ -23,6 +24,7 @@ mod walk;
 mod wasi;
 
 pub use class::{Class, class};
+pub use compile::compile_if_called;
 pub use engine::{
     Engine, EngineError, LoadError, LoadFailure, MAX_FUNCTION_BYTES, MAX_WASM_BYTES, Program, Settings, inspect,
 };

@@ -30,6 +30,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use gridfs_modules::compile_if_called;
 
 use crate::client;
 use crate::error::{Code, Error, Result};
@@ -121,6 +122,9 @@ enum Verb {
 
 /// The binary `gridfs`; called `mount.gridfs`, what mount(8) calls for a line in fstab(5).
 pub fn gridfs() -> ExitCode {
+    if let Some(compiled) = compile_if_called() {
+        return compiled;
+    }
     // The connections to peers would write their keys into the file that it names.
     // SAFETY: this is the only thread.
     unsafe { std::env::remove_var("SSLKEYLOGFILE") };
@@ -133,6 +137,9 @@ pub fn gridfs() -> ExitCode {
 
 /// The binary `grid`.
 pub fn grid() -> ExitCode {
+    if let Some(compiled) = compile_if_called() {
+        return compiled;
+    }
     finish(call::Grid::parse().run())
 }
 

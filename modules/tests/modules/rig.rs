@@ -156,7 +156,7 @@ pub fn try_load(wasm: &[u8]) -> Result<Arc<Program>, LoadError> {
     match ENGINE.load(&Cid::of(Codec::Raw, wasm), || Ok(wasm.to_vec())) {
         Ok(program) => Ok(program),
         Err(LoadFailure::Module(error)) => Err(error),
-        Err(LoadFailure::Store(error)) => panic!("{error}"),
+        Err(failure) => panic!("{failure}"),
     }
 }
 
