@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Weak;
 
 use gridfs_p2p::{Answers, CallAnswer, CallRequest, Code as Peer, Kind, PeerId, Refusal, peer_key};
-use gridfs_store::{Cid, Hash, Target, cbor};
+use gridfs_store::{Cid, Hash, Target};
 
 use crate::authority::Authority;
 use crate::capability::Token;
@@ -68,7 +68,7 @@ impl Kernel {
     }
 
     fn answer_call(&self, from: PeerId, request: &CallRequest) -> std::result::Result<CallAnswer, Refusal> {
-        let parms = cbor::from_slice::<Parms>(&request.parms);
+        let parms = Parms::from_bytes(&request.parms);
         let parms = parms.map_err(|e| Refusal::new(Peer::Malformed, format!("these are no parms: {e}")))?;
         if parms.promise != request.promise {
             return Err(Refusal::new(Peer::Malformed, "the parms are led by another promise"));
