@@ -60,6 +60,8 @@ pub struct Behaviour {
     pub asks_reach: autonat::v2::client::Behaviour,
     pub tells_reach: Toggle<autonat::v2::server::Behaviour>,
     pub streams: Streams,
+    /// Announcements; what others announce, `kad` takes.
+    pub tells: Streams,
 }
 
 /// The swarm of a node.
@@ -125,7 +127,7 @@ fn behaviour(
         memory: memory_connection_limits::Behaviour::with_max_percentage(config.limits.memory_share),
         banned: allow_block_list::Behaviour::default(),
         allowed: allowed.into(),
-        kad: kademlia(id, protocols.kad, &config.limits, serves, clock),
+        kad: kademlia(id, protocols.kad.clone(), &config.limits, serves, clock),
         identify: identify::Behaviour::new(identify),
         ping: ping::Behaviour::default(),
         mdns: mdns.into(),
@@ -134,16 +136,20 @@ fn behaviour(
         asks_reach: autonat::v2::client::Behaviour::default(),
         tells_reach: serves.then(autonat::v2::server::Behaviour::default).into(),
         streams: Streams::new(protocols.streams),
+        tells: Streams::outbound(protocols.kad),
     })
 }
 
 fn connections(limits: &Limits) -> ConnectionLimits {
     // Half of what may be established may be coming or going.
     let pending = (limits.connections / 2).max(1);
+    // However many strangers come, this node can still connect to whom it wants.
+    let incoming = limits.connections - limits.connections / 4;
     ConnectionLimits::default()
         .with_max_pending_incoming(Some(pending))
         .with_max_pending_outgoing(Some(pending))
         .with_max_established(Some(limits.connections))
+        .with_max_established_incoming(Some(incoming))
         .with_max_established_per_peer(Some(limits.connections_per_peer))
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 /// Limits of a [`crate::Network`]. Those of the protocol itself, which both sides must agree on, are constants of `wire.rs`.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections at a time, of all peers together.
+    /// Connections at a time, of all peers together; three quarters of them may be made by others.
     pub connections: u32,
     /// Connections of one peer: both may dial at once, and a direct one may follow a relayed one.
     pub connections_per_peer: u32,

@@ -9,16 +9,16 @@ use std::time::{Duration, Instant, SystemTime};
 use futures::StreamExt;
 use gridfs_store::Hash;
 use libp2p::identity::Keypair;
-use libp2p::kad::{self, GetProvidersOk, QueryId, QueryResult, RecordKey};
+use libp2p::kad::{self, GetClosestPeersError, GetProvidersOk, QueryId, QueryResult, RecordKey};
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{DialError, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, Swarm, identify, mdns};
+use libp2p::{Multiaddr, PeerId, Swarm, identify, mdns, ping};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use crate::announce::Announcer;
+use crate::announce::{self, Announcer};
 use crate::behaviour::{self, Behaviour, BehaviourEvent};
 use crate::error::Error;
 use crate::network::{Answers, Config, Shared};
@@ -43,6 +43,10 @@ const MAX_FINDS: usize = 256;
 const MAX_WAITERS: usize = 256;
 /// Addresses taken from what a peer says of itself.
 const MAX_TOLD: usize = 16;
+/// Addresses told with an announcement.
+const MAX_TOLD_OF_OWN: usize = 4;
+/// Peers being told of announcements.
+const MAX_TELLING: usize = 512;
 /// Longest file of provider records that is read.
 const MAX_RECORDS_BYTES: u64 = 1 << 30;
 
@@ -88,6 +92,7 @@ struct Node {
     dials: HashMap<PeerId, Dial>,
     finds: HashMap<QueryId, Find>,
     announcer: Announcer,
+    telling: JoinSet<()>,
     records: PathBuf,
     saved_peers: Instant,
     saved_records: Instant,
@@ -110,6 +115,7 @@ pub async fn start(
         dials: HashMap::new(),
         finds: HashMap::new(),
         announcer: Announcer::new(&config.limits, now),
+        telling: JoinSet::new(),
         records: config.dir.join("providers"),
         saved_peers: now,
         saved_records: now,
@@ -201,7 +207,7 @@ impl Node {
             Command::Provide(keys) => {
                 for key in keys {
                     if self.swarm.behaviour_mut().kad.store_mut().announce(&key) {
-                        self.announcer.add(key.0);
+                        self.announcer.add(&key.0);
                     }
                 }
             }
@@ -328,13 +334,28 @@ impl Node {
                 }
             }
             BehaviourEvent::Kad(kad::Event::OutboundQueryProgressed { id, result, step, .. }) => {
-                if let QueryResult::GetProviders(Ok(GetProvidersOk::FoundProviders { providers, .. })) = result {
-                    self.found(id, providers);
+                match result {
+                    QueryResult::GetProviders(Ok(GetProvidersOk::FoundProviders { providers, .. })) => {
+                        self.found(id, providers);
+                    }
+                    QueryResult::GetClosestPeers(Ok(closest)) => self.tell(&id, closest.peers),
+                    // Whoever was found in time is told.
+                    QueryResult::GetClosestPeers(Err(GetClosestPeersError::Timeout { peers, .. })) => {
+                        self.tell(&id, peers);
+                    }
+                    _ => {}
                 }
                 if step.last {
-                    self.announcer.ended(&id);
                     self.finds.remove(&id);
                 }
+            }
+            // libp2p tells of the second in a row. A peer that lost its network says nothing, and is dialled anew.
+            BehaviourEvent::Ping(ping::Event {
+                connection,
+                result: Err(ping::Failure::Timeout | ping::Failure::Other { .. }),
+                ..
+            }) => {
+                self.swarm.close_connection(connection);
             }
             BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => self.identified(peer_id, info),
             BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => {
@@ -368,6 +389,24 @@ impl Node {
         }
     }
 
+    /// Tells the peers that a lookup found of the keys around that this node provides.
+    fn tell(&mut self, id: &QueryId, found: Vec<kad::PeerInfo>) {
+        let peers: Vec<PeerId> = found.into_iter().map(|peer| peer.peer_id).collect();
+        let behaviour = self.swarm.behaviour_mut();
+        let keys = self.announcer.found(id, &peers, behaviour.kad.store_mut());
+        if keys.is_empty() {
+            return;
+        }
+        let mut addresses = self.shared.addresses.borrow().clone();
+        addresses.truncate(MAX_TOLD_OF_OWN);
+        let messages = Arc::new(announce::messages(&keys, &self.shared.id, &addresses));
+        for peer in peers {
+            let (opened, stream) = oneshot::channel();
+            behaviour.tells.open(peer, opened);
+            self.telling.spawn(announce::tell(stream, Arc::clone(&messages), self.shared.limits));
+        }
+    }
+
     fn identified(&mut self, peer: PeerId, info: identify::Info) {
         let kad = &mut self.swarm.behaviour_mut().kad;
         if !kad.protocol_names().iter().any(|name| info.protocols.contains(name)) {
@@ -383,8 +422,9 @@ impl Node {
         let now = Instant::now();
         let connected = self.swarm.connected_peers().count() as u64;
         let kad = &mut self.swarm.behaviour_mut().kad;
+        while self.telling.try_join_next().is_some() {}
         // With nobody there nobody would hear of it.
-        if connected > 0 {
+        if connected > 0 && self.telling.len() < MAX_TELLING {
             self.announcer.step(kad, now);
         }
         let counters = &self.shared.counters;
@@ -420,6 +460,7 @@ impl Node {
 
     async fn stop(mut self) {
         self.answering.shutdown().await;
+        self.telling.shutdown().await;
         let bytes = self.swarm.behaviour_mut().kad.store_mut().encode();
         let (shared, path) = (Arc::clone(&self.shared), self.records.clone());
         let save = move || {

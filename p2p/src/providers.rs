@@ -1,6 +1,6 @@
 //! Who provides what, as the distributed hash table keeps it: provider records and no others.
 //!
-//! A record is 8 bytes beside its key, so that a million of them fit in about 100 MB. Every peer has a quota, every key
+//! A record is 8 bytes beside its key, so that a million of them fit in about 180 MB. Every peer has a quota, every key
 //! [`MAX_PROVIDERS`] providers; what is full takes no more, so that nobody's records are driven out by a flood of others.
 //! What this node provides itself is kept apart: it is announced again by `announce.rs`, not by libp2p.
 //!
@@ -12,7 +12,7 @@
 //! ```
 
 use std::borrow::Cow;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::iter;
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,8 @@ use gridfs_store::Hash;
 use libp2p::kad::store::{Error, RecordStore, Result};
 use libp2p::kad::{ProviderRecord, Record, RecordKey};
 use libp2p::{Multiaddr, PeerId};
+
+use crate::announce::{Place, place};
 
 /// Providers of one key: as many as Kademlia asks for.
 pub const MAX_PROVIDERS: usize = 20;
@@ -49,7 +51,7 @@ pub struct Providers {
     local: PeerId,
     quota: Quota,
     clock: Clock,
-    announced: BTreeSet<[u8; 32]>,
+    announced: BTreeMap<Place, [u8; 32]>,
     keys: HashMap<[u8; 32], Vec<Provider>>,
     peers: Vec<Peer>,
     numbers: HashMap<PeerId, u32>,
@@ -75,7 +77,7 @@ impl Providers {
             local,
             quota,
             clock,
-            announced: BTreeSet::new(),
+            announced: BTreeMap::new(),
             keys: HashMap::new(),
             peers: Vec::new(),
             numbers: HashMap::new(),
@@ -88,19 +90,19 @@ impl Providers {
         self.records
     }
 
-    /// Keys that this node provides.
-    pub fn announced(&self) -> &BTreeSet<[u8; 32]> {
+    /// Keys that this node provides, by their places.
+    pub fn announced(&self) -> &BTreeMap<Place, [u8; 32]> {
         &self.announced
     }
 
     /// Takes a key to be provided by this node. `false` if it was already, or there are too many.
     pub fn announce(&mut self, key: &Hash) -> bool {
-        self.announced.len() < self.quota.announced && self.announced.insert(key.0)
+        self.announced.len() < self.quota.announced && self.announced.insert(place(&key.0), key.0).is_none()
     }
 
     /// This node provides the key no more. Others hear of it when their records expire.
     pub fn withdraw(&mut self, key: &Hash) {
-        self.announced.remove(&key.0);
+        self.announced.remove(&place(&key.0));
     }
 
     /// Where a provider was last known to listen.
@@ -270,7 +272,10 @@ impl RecordStore for Providers {
             let peer = &self.peers[one.peer as usize];
             ProviderRecord::new(key.clone(), peer.id, peer.addresses.clone())
         });
-        let own = self.announced.contains(&digest).then(|| ProviderRecord::new(key.clone(), self.local, Vec::new()));
+        let own = self
+            .announced
+            .contains_key(&place(&digest))
+            .then(|| ProviderRecord::new(key.clone(), self.local, Vec::new()));
         known.chain(own).collect()
     }
 

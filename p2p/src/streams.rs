@@ -5,11 +5,12 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
+use std::future::{Ready, ready};
 use std::task::{Context, Poll, Waker};
 
 use libp2p::core::transport::PortUse;
-use libp2p::core::upgrade::ReadyUpgrade;
-use libp2p::core::{ConnectedPoint, Endpoint, Multiaddr};
+use libp2p::core::upgrade::{InboundUpgrade, ReadyUpgrade};
+use libp2p::core::{ConnectedPoint, Endpoint, Multiaddr, UpgradeInfo};
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::handler::{ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound};
 use libp2p::swarm::{
@@ -37,6 +38,7 @@ pub struct Inbound {
 /// The behaviour.
 pub struct Streams {
     protocol: StreamProtocol,
+    accepts: bool,
     connections: HashMap<PeerId, Vec<(ConnectionId, Rank)>>,
     events: VecDeque<ToSwarm<Inbound, Opened>>,
     waker: Option<Waker>,
@@ -74,7 +76,12 @@ impl Rank {
 impl Streams {
     /// Speaks `protocol`.
     pub fn new(protocol: StreamProtocol) -> Streams {
-        Streams { protocol, connections: HashMap::new(), events: VecDeque::new(), waker: None }
+        Streams { protocol, accepts: true, connections: HashMap::new(), events: VecDeque::new(), waker: None }
+    }
+
+    /// Opens streams of `protocol`; those that peers open somebody else takes.
+    pub fn outbound(protocol: StreamProtocol) -> Streams {
+        Streams { accepts: false, ..Streams::new(protocol) }
     }
 
     /// Opens a stream to a connected peer.
@@ -95,7 +102,8 @@ impl Streams {
 
     fn connection(&self) -> Connection {
         let protocol = self.protocol.clone();
-        Connection { protocol, wanted: VecDeque::new(), opening: VecDeque::new(), inbound: VecDeque::new() }
+        let accepted = Accepted(self.accepts.then(|| protocol.clone()));
+        Connection { protocol, accepted, wanted: VecDeque::new(), opening: VecDeque::new(), inbound: VecDeque::new() }
     }
 }
 
@@ -162,6 +170,7 @@ impl NetworkBehaviour for Streams {
 /// What happens on one connection.
 pub struct Connection {
     protocol: StreamProtocol,
+    accepted: Accepted,
     /// Streams to be opened.
     wanted: VecDeque<Opened>,
     /// Streams being opened; any that opens will do for the first of them.
@@ -169,16 +178,39 @@ pub struct Connection {
     inbound: VecDeque<Stream>,
 }
 
+/// The protocol of streams that a peer may open, if any.
+#[derive(Clone)]
+pub struct Accepted(Option<StreamProtocol>);
+
+impl UpgradeInfo for Accepted {
+    type Info = StreamProtocol;
+    type InfoIter = std::option::IntoIter<StreamProtocol>;
+
+    fn protocol_info(&self) -> Self::InfoIter {
+        self.0.clone().into_iter()
+    }
+}
+
+impl<C> InboundUpgrade<C> for Accepted {
+    type Output = C;
+    type Error = Infallible;
+    type Future = Ready<Result<C, Infallible>>;
+
+    fn upgrade_inbound(self, stream: C, _: StreamProtocol) -> Self::Future {
+        ready(Ok(stream))
+    }
+}
+
 impl ConnectionHandler for Connection {
     type FromBehaviour = Opened;
     type ToBehaviour = Stream;
-    type InboundProtocol = ReadyUpgrade<StreamProtocol>;
+    type InboundProtocol = Accepted;
     type OutboundProtocol = ReadyUpgrade<StreamProtocol>;
     type InboundOpenInfo = ();
     type OutboundOpenInfo = ();
 
     fn listen_protocol(&self) -> SubstreamProtocol<Self::InboundProtocol> {
-        SubstreamProtocol::new(ReadyUpgrade::new(self.protocol.clone()), ())
+        SubstreamProtocol::new(self.accepted.clone(), ())
     }
 
     fn poll(&mut self, _: &mut Context<'_>) -> Poll<ConnectionHandlerEvent<Self::OutboundProtocol, (), Stream>> {
@@ -187,7 +219,7 @@ impl ConnectionHandler for Connection {
         }
         if let Some(opened) = self.wanted.pop_front() {
             self.opening.push_back(opened);
-            let protocol = self.listen_protocol();
+            let protocol = SubstreamProtocol::new(ReadyUpgrade::new(self.protocol.clone()), ());
             return Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest { protocol });
         }
         Poll::Pending

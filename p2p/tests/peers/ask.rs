@@ -103,6 +103,22 @@ async fn strangers_stay_outside() {
     assert!(is_out);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_leaves_room_for_whom_the_node_calls_itself() {
+    let node = Node::start_with(|config| config.limits.connections = 4).await;
+    let mut crowd = Vec::new();
+    for _ in 0..6 {
+        let other = Node::start().await;
+        // Whether it is let in it learns only when it asks.
+        let _ = other.network.connect(node.id(), &node.addresses()).await;
+        crowd.push(other);
+    }
+    eventually("three are let in", || node.network.stats().connected == 3).await;
+    let friend = Node::start().await;
+    node.meet(&friend).await;
+    assert!(node.network.call(friend.id(), call(b"out")).await.is_ok());
+}
+
 #[test]
 fn a_peer_is_known_by_the_key_that_signs() {
     let seed = libp2p::identity::Keypair::ed25519_from_bytes([7; 32]).unwrap();

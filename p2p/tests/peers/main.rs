@@ -3,6 +3,7 @@
 mod ask;
 mod fetch;
 mod find;
+mod keys;
 mod node;
 mod range;
 mod rogue;
