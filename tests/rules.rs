@@ -19,29 +19,36 @@ fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-#[test]
-fn every_rule_has_its_test() {
+/// The rows of the table of a section, and of each the cells. The tests that the last one names are there.
+fn tested_rows(document: &str, section: &str) -> Vec<Vec<String>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let text = std::fs::read_to_string(root.join("ARCHITECTURE.md")).unwrap();
-    let section = text.split("## Rules\n").nth(1).unwrap().split("\n## ").next().unwrap();
-    let rows = section.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| #"));
-    let mut numbers = Vec::new();
+    let text = std::fs::read_to_string(root.join(document)).unwrap();
+    let section = text.split(&format!("## {section}\n")).nth(1).unwrap().split("\n## ").next().unwrap();
     let mut files = Vec::new();
     sources(root, &mut files);
     let code: String = files.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect();
-    for row in rows {
-        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
-        let [number, _, tests] = cells[..] else { panic!("{row}") };
-        numbers.push(number.parse::<u32>().unwrap());
-        for test in tests.split(',').map(|test| test.trim().trim_matches('`')) {
+    let cells = |row: &str| row.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect::<Vec<_>>();
+    let rows: Vec<_> = section.lines().filter(|line| line.starts_with("| ")).skip(1).map(cells).collect();
+    for row in &rows {
+        for test in row.last().unwrap().split(',').map(|test| test.trim().trim_matches('`')) {
             let name = test.rsplit("::").next().unwrap();
-            assert!(
-                code.contains(&format!("fn {name}()")),
-                "rule {number} names the test {test:?}, which is not there"
-            );
+            assert!(code.contains(&format!("fn {name}()")), "{row:?} names the test {test:?}, which is not there");
         }
     }
+    rows
+}
+
+#[test]
+fn every_rule_has_its_test() {
+    let rows = tested_rows("ARCHITECTURE.md", "Rules");
+    assert!(rows.iter().all(|row| row.len() == 3));
+    let numbers: Vec<u32> = rows.iter().map(|row| row[0].parse().unwrap()).collect();
     assert_eq!(numbers, (1..=25).collect::<Vec<_>>());
+}
+
+#[test]
+fn every_fault_of_peers_has_its_test() {
+    assert_eq!(tested_rows("p2p/PROTOCOL.md", "Faults").len(), 12);
 }
 
 /// The inodes of the sockets that a process has open.

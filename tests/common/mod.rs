@@ -165,7 +165,54 @@ impl Node {
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.at(".grid/log")).unwrap_or_default()
     }
+
+    // Among peers.
+
+    /// Starts a daemon without a mount that peers can reach on loopback.
+    pub fn serve(&self) {
+        self.gridfs(["serve", "--listen", LOOPBACK]).ok();
+    }
+
+    /// This node as its peers see it.
+    pub fn seen(&self) -> serde_json::Value {
+        serde_json::from_str(&self.gridfs(["--json", "peer", "list"]).ok()).unwrap()
+    }
+
+    /// Where peers reach it.
+    pub fn address(&self) -> String {
+        self.seen()["addresses"][0].as_str().unwrap().to_owned()
+    }
+
+    /// The node's id.
+    pub fn id(&self) -> String {
+        self.gridfs(["cap", "key"]).ok().trim().to_owned()
+    }
+
+    /// Connects to another node, which it knows from now on.
+    pub fn meet(&self, other: &Node) {
+        self.gridfs(["peer", "add", &other.address()]).ok();
+    }
+
+    /// Stores a file, shares it and waits until that is announced; returns its CID.
+    pub fn share(&self, name: &str, content: &[u8]) -> String {
+        let before = self.seen()["announced_keys"].as_u64().unwrap();
+        let path = self.scratch(name);
+        std::fs::write(&path, content).unwrap();
+        let cid = self.gridfs(["put", path.to_str().unwrap()]).ok();
+        let cid = cid.split_whitespace().next().unwrap().to_owned();
+        self.gridfs(["share", &cid]).ok();
+        wait_for("an announcement", || self.seen()["announced_keys"].as_u64().unwrap() > before);
+        cid
+    }
+
+    /// Ends the daemon, mounted or not.
+    pub fn stop(&self) {
+        self.gridfs(["umount"]).ok();
+    }
 }
+
+/// Where nodes of a test listen.
+pub const LOOPBACK: &str = "/ip4/127.0.0.1/tcp/0";
 
 impl Drop for Node {
     fn drop(&mut self) {
