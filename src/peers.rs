@@ -4,11 +4,12 @@
 //! its hash. Nobody is asked unless the promise's source allows it, and what nobody had is not asked for again for a while.
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, RwLock, Weak};
 use std::time::Duration;
 
-use gridfs_p2p::{Config, Fetch, Limits, Multiaddr, Network, PeerId, Protocol};
+use gridfs_p2p::{Config, Fetch, Limits, Multiaddr, Network, Part, PeerId, Protocol};
 use gridfs_store::{Cid, Hash};
 use tokio::runtime::Handle;
 use tokio::sync::OnceCell;
@@ -203,32 +204,69 @@ impl Peers {
         }
         Ok(())
     }
+
+    /// Reads a part of an object that is not stored here, of `first` if it gives it, else of whoever does. A length that was
+    /// proved before need not be proved again.
+    pub async fn part(
+        kernel: &Arc<Kernel>,
+        cid: Cid,
+        range: Range<u64>,
+        size_bytes: Option<u64>,
+        first: Option<PeerId>,
+    ) -> Result<Part> {
+        let unavailable = || Error::new(Code::Unavailable, format!("{cid} is not stored on this node"));
+        let network = kernel.peers.network().ok_or_else(unavailable)?;
+        if let Some(error) = kernel.peers.absent(&cid.hash) {
+            return Err(error);
+        }
+        let read = |providers: Vec<PeerId>| {
+            let range = range.clone();
+            async move { Ok(network.fetch_range(cid, range, size_bytes, &providers).await?) }
+        };
+        if let Some(peer) = first
+            && let Ok(part) = read(vec![peer]).await
+        {
+            return Ok(part);
+        }
+        let part = ask(network, cid.hash, read).await;
+        if let Err(error) = &part {
+            kernel.peers.note_absent(&cid.hash, error);
+        }
+        part
+    }
 }
 
-/// Fetches an object from whoever has it: connected peers, then those that the hash table names.
+/// Fetches an object from whoever has it.
 async fn fetch(kernel: &Arc<Kernel>, network: &Network, cid: Cid) -> Result<()> {
+    ask(network, cid.hash, |providers| from(network, cid, providers)).await?;
+    kernel.counters.fetched.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    Ok(())
+}
+
+/// Asks connected peers, and after a moment those that the hash table names for a key. The first answer counts.
+async fn ask<T, F: Future<Output = Result<T>>>(
+    network: &Network,
+    key: Hash,
+    of: impl Fn(Vec<PeerId>) -> F,
+) -> Result<T> {
     let connected: Vec<PeerId> = network.connected().await?.into_iter().take(MAX_ASKED).collect();
-    let from_connected = from(network, cid, connected.clone());
-    let from_found = async {
+    let of_connected = of(connected.clone());
+    let of_found = async {
         tokio::time::sleep(if connected.is_empty() { Duration::ZERO } else { HEAD_START }).await;
-        let found = network.providers(cid.hash, MAX_ASKED, SEARCH).await?;
-        from(network, cid, found.into_iter().filter(|peer| !connected.contains(peer)).collect()).await
+        let found = network.providers(key, MAX_ASKED, SEARCH).await?;
+        of(found.into_iter().filter(|peer| !connected.contains(peer)).collect()).await
     };
-    let (mut connected_answer, mut found_answer) = (std::pin::pin!(from_connected), std::pin::pin!(from_found));
-    let fetched = tokio::select! {
+    let (mut connected_answer, mut found_answer) = (std::pin::pin!(of_connected), std::pin::pin!(of_found));
+    tokio::select! {
         answer = &mut connected_answer => match answer {
-            Ok(()) => Ok(()),
+            Ok(answer) => Ok(answer),
             Err(_) => found_answer.await,
         },
         answer = &mut found_answer => match answer {
-            Ok(()) => Ok(()),
+            Ok(answer) => Ok(answer),
             Err(_) => connected_answer.await,
         },
-    };
-    if fetched.is_ok() {
-        kernel.counters.fetched.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     }
-    fetched
 }
 
 async fn from(network: &Network, cid: Cid, providers: Vec<PeerId>) -> Result<()> {

@@ -145,6 +145,42 @@ fn what_nobody_has_ends_with_an_error_and_is_not_asked_for_again_at_once() {
 }
 
 #[test]
+fn of_a_large_file_elsewhere_only_what_is_read_is_fetched() {
+    use std::os::unix::fs::FileExt as _;
+    let (a, c) = (serving(), Node::new());
+    let noise = common::noise(7, 24 << 20);
+    a.put("noise", &noise);
+    a.gridfs(["share", "noise"]).ok();
+    c.mount();
+    meets(&c, &a);
+    let path = c.at(&format!("pub/cas/{}", cid(&a, "noise")));
+    assert_eq!(std::fs::metadata(&path).unwrap().len(), 0, "looking asks nobody");
+    let file = std::fs::File::open(&path).unwrap();
+    assert_eq!(file.metadata().unwrap().len(), 24 << 20);
+    for offset in [12_345_678, 12_345_678 + 4096, (24 << 20) - 4096] {
+        let mut bytes = [0; 4096];
+        file.read_exact_at(&mut bytes, offset).unwrap();
+        assert!(bytes == noise[offset as usize..][..4096], "at {offset}");
+    }
+    let received = || seen(&c)["received_bytes"].as_u64().unwrap();
+    assert!(received() < 4 << 20, "{} bytes came for 12 KiB", received());
+    assert_eq!(c.stat("fetched"), 0);
+
+    // Who reads all of it gets all of it, also into the store.
+    assert!(std::fs::read(&path).unwrap() == noise);
+    assert_eq!(c.stat("fetched"), 1);
+    assert!(received() < 48 << 20, "{} bytes came", received());
+    ends(&a);
+    let mut bytes = [0; 4096];
+    file.read_exact_at(&mut bytes, 20 << 20).unwrap();
+    assert!(bytes == noise[20 << 20..][..4096], "from the store");
+    drop(file);
+    c.umount();
+    c.mount();
+    assert!(std::fs::read(&path).unwrap() == noise);
+}
+
+#[test]
 fn nothing_listens_unless_it_is_told_to() {
     let node = Node::mounted();
     node.put("x", "x");

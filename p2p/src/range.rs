@@ -19,6 +19,8 @@ const MAX_WAY: u64 = 128;
 pub struct Part {
     /// Length of the whole object, which is verified as well.
     pub size_bytes: u64,
+    /// Who gave it.
+    pub peer: PeerId,
     /// Where the part begins.
     pub offset: u64,
     /// The bytes; fewer than asked for where the object ends.
@@ -62,7 +64,7 @@ impl Network {
             bytes.extend_from_slice(&groups[(at - start) as usize..(upto - start) as usize]);
             at = upto;
         }
-        Ok(Part { size_bytes, offset: range.start, bytes })
+        Ok(Part { size_bytes, peer, offset: range.start, bytes })
     }
 
     /// The groups that hold a range, verified: the object's length, where they begin, and their bytes.

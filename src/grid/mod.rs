@@ -3,6 +3,7 @@
 //! Names are symbolic links to CIDs; below CIDs nothing ever changes. Looking is answered from the store's metadata;
 //! opening a call's result computes it, and so does opening, or looking below, a call that returns a directory.
 
+mod far;
 mod look;
 mod node;
 mod status;
@@ -30,6 +31,7 @@ use crate::parms::Value;
 use crate::receipt::{Receipt, cid_of};
 use crate::resolve::{Reach, Resolver};
 
+use far::{Elsewhere, Far};
 pub use node::Node;
 use node::{CallNode, Place, What, timeless};
 use status::Traffic;
@@ -59,12 +61,15 @@ pub struct Grid {
     policy: Policy,
     traffic: Traffic,
     failures: Mutex<HashMap<Place, Error>>,
+    elsewhere: Elsewhere,
 }
 
 /// An open file of the mount.
 pub enum File {
     /// A stored object.
     Object(OpenObject),
+    /// A large object that is not stored here.
+    Far(Box<Far>),
     /// A status file, as it was when it was opened.
     Text(Vec<u8>),
 }
@@ -80,7 +85,8 @@ pub struct OpenObject {
 impl Grid {
     /// Shows what `kernel` answers. `directory` is on the file system whose space `df` shows.
     pub fn new(kernel: Arc<Kernel>, copies: Arc<Copies>, directory: PathBuf, policy: Policy) -> Arc<Grid> {
-        Arc::new(Grid { kernel, copies, directory, policy, traffic: Traffic::new(), failures: Mutex::default() })
+        let (traffic, elsewhere) = (Traffic::new(), Elsewhere::new());
+        Arc::new(Grid { kernel, copies, directory, policy, traffic, failures: Mutex::default(), elsewhere })
     }
 
     /// The reply to a call if it is known, without running anything.
@@ -252,7 +258,10 @@ impl Grid {
                 fixed(Kind::File { executable: *executable }, *size_bytes)
             }
             What::Stored(Target::Symlink { target }) => fixed(Kind::Symlink, target.len() as u64),
-            What::Call(call) => self.known(call)?.map_or(pending, |(reply, time)| result_attr(&reply, time)),
+            What::Call(call) => match self.known(call)? {
+                Some((reply, time)) => result_attr(&reply, time),
+                None => Attr { size: self.elsewhere.size_bytes(call).unwrap_or_default(), ..pending },
+            },
             What::Unresolved { promise, module, texts } => {
                 let reply = self.known_now(*promise, module, texts)?;
                 reply.map_or(pending, |reply| result_attr(&Reply { immutable: false, ..reply }, node.time()))
@@ -433,7 +442,11 @@ impl Tree for Grid {
             Ok(None) => {
                 let (grid, node) = (self.clone(), node.clone());
                 Answer::Later(Box::pin(async move {
-                    let computed = grid.compute(&node, grid.authority(how.uid)).await;
+                    let authority = grid.authority(how.uid);
+                    if let Some(far) = grid.open_far(&node, authority.clone()).await {
+                        return Ok(Opened { file: File::Far(Box::new(far)), served: Served::Kept });
+                    }
+                    let computed = grid.compute(&node, authority).await;
                     let opened = computed.and_then(|(reply, _)| grid.opened(&node, &reply, how));
                     opened.map_err(|e| e.code.errno())
                 }))
@@ -445,6 +458,16 @@ impl Tree for Grid {
     fn read(self: &Arc<Self>, file: &Arc<File>, offset: u64, size: usize) -> Answer<Vec<u8>> {
         let open = match &**file {
             File::Object(open) => open,
+            File::Far(_) => {
+                let (grid, file) = (self.clone(), file.clone());
+                return Answer::Later(Box::pin(async move {
+                    let File::Far(far) = &*file else { unreachable!("it is far above") };
+                    let read = far.read(&grid.kernel, offset, size).await;
+                    let read = read.map_err(|e| grid.read_failed(&far.node, &e));
+                    grid.counted(&read);
+                    read
+                }));
+            }
             File::Text(text) => {
                 let start = usize::try_from(offset).unwrap_or(usize::MAX).min(text.len());
                 let end = start.saturating_add(size).min(text.len());
