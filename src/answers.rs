@@ -1,10 +1,16 @@
 //! What this node answers its peers: results that it remembers under promises that share, its claims to them, and objects that
-//! are shared. Nothing is run for a peer. What went by a name of this node, or holds for a while only, is not told: its receipt
-//! says the names, and it may not hold elsewhere.
+//! are shared. What went by a name of this node, or holds for a while only, is not told: its receipt says the names, and it may
+//! not hold elsewhere.
+//!
+//! A call whose result is not remembered is run for a peer if the owner lets calls be run (`workload.rs`) and the promise names this
+//! node among those that it believes: elsewhere the result would count for nothing. It goes the way of all calls, by the
+//! peer's own right, and ends when the peer no longer waits for it.
 
 use std::pin::Pin;
-use std::sync::Weak;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 
+use gridfs_modules::Class;
 use gridfs_p2p::{Answers, CallAnswer, CallRequest, Code as Peer, Kind, PeerId, Refusal, peer_key};
 use gridfs_store::{Cid, Hash, Target};
 
@@ -14,6 +20,7 @@ use crate::error::{Code, Error, Result};
 use crate::identity::NodeId;
 use crate::kernel::Kernel;
 use crate::marks::SHARED;
+use crate::module::{Caller, Reply};
 use crate::parms::Parms;
 use crate::receipt::cid_of;
 
@@ -36,9 +43,15 @@ impl Answers for Answering {
         let kernel = self.kernel.upgrade();
         Box::pin(async move {
             let kernel = kernel.ok_or_else(stopping)?;
+            let asked = Asked::of(&kernel, from, &request)?;
+            let (looking, known) = (kernel.clone(), asked.clone());
             // The store is read, which may wait for the disk.
-            let answered = tokio::task::spawn_blocking(move || kernel.answer_call(from, &request)).await;
-            answered.map_err(|_| stopping())?
+            let known = tokio::task::spawn_blocking(move || looking.known_to_peer(&known)).await;
+            match known.map_err(|_| stopping())? {
+                Ok(Some(answer)) => Ok(answer),
+                Ok(None) => kernel.run_for_peer(asked).await.map_err(|error| refusal(&error)),
+                Err(error) => Err(refusal(&error)),
+            }
         })
     }
 
@@ -51,9 +64,40 @@ impl Answers for Answering {
         })
     }
 
-    fn may_read(&self, _from: PeerId, cid: &Cid) -> bool {
+    fn may_read(&self, from: PeerId, cid: &Cid) -> bool {
+        let Some(kernel) = self.kernel.upgrade() else { return false };
         // What can't be told is not told.
-        self.kernel.upgrade().is_some_and(|kernel| kernel.is_shared(cid).unwrap_or(false))
+        let lent = &kernel.peers.lent;
+        lent.is_lent(from, cid) || lent.has(from, cid) || kernel.is_shared(cid).unwrap_or(false)
+    }
+}
+
+/// A peer's call, for which it has the right.
+#[derive(Clone)]
+struct Asked {
+    from: PeerId,
+    parms: Parms,
+    /// Of who only wants to know.
+    authority: Authority,
+}
+
+impl Asked {
+    fn of(kernel: &Kernel, from: PeerId, request: &CallRequest) -> std::result::Result<Asked, Refusal> {
+        let parms = Parms::from_bytes(&request.parms);
+        let parms = parms.map_err(|e| Refusal::new(Peer::Malformed, format!("these are no parms: {e}")))?;
+        if parms.promise != request.promise {
+            return Err(Refusal::new(Peer::Malformed, "the parms are led by another promise"));
+        }
+        // What its owner may not do here, nobody may.
+        let promise = kernel.check_rights(&Authority::Owner, &parms).map_err(|error| refusal(&error))?;
+        if !promise.share {
+            let why = format!("calls under the promise {} are not answered to peers", parms.promise);
+            return Err(Refusal::new(Peer::NotAccepted, why));
+        }
+        let no_authority = |error: Error| Refusal::new(Peer::NoAuthority, error.to_string());
+        let authority = kernel.authority_of(from, request.token.as_deref()).map_err(no_authority)?;
+        kernel.check_rights(&authority, &parms).map_err(no_authority)?;
+        Ok(Asked { from, parms, authority })
     }
 }
 
@@ -67,27 +111,63 @@ impl Kernel {
         Ok(self.peers.offers(cid) || SHARED.has(&self.store, cid)?)
     }
 
-    fn answer_call(&self, from: PeerId, request: &CallRequest) -> std::result::Result<CallAnswer, Refusal> {
-        let parms = Parms::from_bytes(&request.parms);
-        let parms = parms.map_err(|e| Refusal::new(Peer::Malformed, format!("these are no parms: {e}")))?;
-        if parms.promise != request.promise {
-            return Err(Refusal::new(Peer::Malformed, "the parms are led by another promise"));
-        }
-        self.known_to_peer(from, &parms, request.token.as_deref()).map_err(|error| refusal(&error))
-    }
-
-    fn known_to_peer(&self, from: PeerId, parms: &Parms, token: Option<&[u8]>) -> Result<CallAnswer> {
-        let authority = self.authority_of(from, token)?;
-        let promise = self.check_rights(&authority, parms)?;
-        if !promise.share {
-            let why = format!("calls under the promise {} are not answered to peers", parms.promise);
-            return Err(Error::new(Code::NotAccepted, why));
-        }
-        let module = self.modules.get(&parms.module)?;
+    fn known_to_peer(&self, asked: &Asked) -> Result<Option<CallAnswer>> {
+        let Asked { from, parms, authority } = asked;
+        let module = match self.modules.get(&parms.module) {
+            // The peer may give it with its call.
+            Err(error) if error.code == Code::Unavailable => return Ok(None),
+            module => module?,
+        };
         module.check(&parms.arguments)?;
         let limits = authority.lower(self.limits(&parms.promise, &module)?);
-        let unknown = || Error::new(Code::UnknownName, "this node remembers no result of the call");
-        let reply = self.known_to(&authority, parms, &limits)?.filter(|reply| reply.immutable).ok_or_else(unknown)?;
+        let reply = self.known_to(authority, parms, &limits)?.filter(|reply| reply.immutable);
+        reply.map(|reply| self.told(*from, reply)).transpose()
+    }
+
+    /// Runs a call for a peer, on what the peer gives for it.
+    async fn run_for_peer(self: &Arc<Self>, asked: Asked) -> Result<CallAnswer> {
+        let Asked { from, parms, authority } = asked;
+        let place = self.peers.workload.enter(from)?;
+        let promise = self.promise(&parms.promise)?;
+        if !promise.trust.lists(&self.identity.id()) {
+            let why = format!("the promise {} does not believe this node, so it runs nothing under it", parms.promise);
+            return Err(Error::new(Code::NotAccepted, why));
+        }
+        let stopped = || Error::new(Code::Busy, "the node is stopping");
+        let network = self.peers.network().ok_or_else(stopped)?;
+        let lease = self.store.lease();
+        parms.inputs().for_each(|cid| lease.keep(&cid));
+        if self.modules.get(&parms.module).is_err() {
+            self.take_input(network, from, parms.module).await?;
+        }
+        if self.modules.get(&parms.module)?.class != Class::Pure {
+            let why = "a result that holds for a while holds only where the module was run";
+            return Err(Error::new(Code::NotAccepted, why));
+        }
+        for cid in parms.inputs().filter(|cid| *cid != parms.module) {
+            // With a token it may call on what lies here.
+            if !(matches!(authority, Authority::Grant(_)) && self.store.contains(&cid)?) {
+                self.take_input(network, from, cid).await?;
+            }
+        }
+        let grant = match authority {
+            Authority::Grant(grant) => Some(grant),
+            _ => None,
+        };
+        self.counters.served.fetch_add(1, Ordering::Relaxed);
+        let caller = Caller { authority: Authority::Peer(from, grant), ..Caller::default() };
+        let reply = self.call(caller, parms).await;
+        place.end(reply.is_ok());
+        let reply = reply?;
+        if !reply.immutable {
+            let why = "the module went by a name, or by what holds for a while, so its result holds only here";
+            return Err(Error::new(Code::NotAccepted, why));
+        }
+        self.told(from, reply)
+    }
+
+    /// A result as it is told to a peer, which may read it from now on, whoever else may.
+    fn told(&self, from: PeerId, reply: Reply) -> Result<CallAnswer> {
         let claim = match reply.receipt {
             Some(receipt) => self.store.read(&receipt, gridfs_p2p::wire::MAX_CLAIM_BYTES)?,
             None => Vec::new(),
@@ -97,7 +177,8 @@ impl Kernel {
             Target::File { size_bytes, executable: true, .. } => (Kind::Executable, *size_bytes),
             Target::Directory { .. } | Target::Symlink { .. } => (Kind::Directory, 0),
         };
-        let result = cid_of(&reply.result).ok_or_else(unknown)?;
+        let result = cid_of(&reply.result).expect("a result is a file or a directory");
+        self.peers.lent.note(from, result);
         Ok(CallAnswer { result, kind, size_bytes, claim })
     }
 
@@ -105,7 +186,7 @@ impl Kernel {
     fn authority_of(&self, from: PeerId, token: Option<&[u8]>) -> Result<Authority> {
         let Some(token) = token else { return Ok(Authority::Nobody) };
         let key = peer_key(&from).ok_or_else(|| Error::new(Code::NotAccepted, format!("{from} has no Ed25519 key")))?;
-        Authority::of_token(self, &Token::from_bytes(token)?, NodeId(key))
+        Ok(Authority::Grant(Authority::of_token(self, &Token::from_bytes(token)?, NodeId(key))?))
     }
 
     /// The signed receipt of this key, if its promise shares results.

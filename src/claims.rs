@@ -64,17 +64,18 @@ impl Module for Claims {
 }
 
 /// A claim as it came.
-struct Claim {
+pub(crate) struct Claim {
     from: PeerId,
     bytes: Vec<u8>,
     receipt: Receipt,
 }
 
-type Answer = (PeerId, Instant, std::result::Result<Vec<Vec<u8>>, gridfs_p2p::Error>);
+/// A peer, when it was asked, and the claims that it answered with.
+pub(crate) type Answer = (PeerId, Instant, std::result::Result<Vec<Vec<u8>>, gridfs_p2p::Error>);
 
 /// The claims to one call, by their result.
 #[derive(Default)]
-struct Gathered(BTreeMap<Cid, Vec<Claim>>);
+pub(crate) struct Gathered(BTreeMap<Cid, Vec<Claim>>);
 
 impl Gathered {
     /// Takes a claim in; returns its signer's other claim, if that has another result.
@@ -94,7 +95,7 @@ impl Gathered {
     }
 
     /// The claims to a result that the promise believes.
-    fn believed(&self, call: &Call) -> Option<&[Claim]> {
+    pub(crate) fn believed(&self, call: &Call) -> Option<&[Claim]> {
         let own = call.kernel.identity.id();
         let is_believed = |claims: &&Vec<Claim>| {
             let issuers: BTreeSet<NodeId> = claims.iter().map(|claim| claim.receipt.issuer).collect();
@@ -111,6 +112,16 @@ async fn claimed(call: &Call, network: &Network) -> Result<Reply> {
     if let Ok(Err(error)) = asked {
         return Err(error);
     }
+    settle(call, network, gathered, asking).await
+}
+
+/// Fetches and remembers the result that the promise believes. Who is still being asked is heard too.
+pub(crate) async fn settle(
+    call: &Call,
+    network: &Network,
+    gathered: Gathered,
+    asking: JoinSet<Answer>,
+) -> Result<Reply> {
     let Some(claims) = gathered.believed(call) else {
         let issuers: BTreeSet<String> =
             gathered.0.values().flatten().map(|claim| claim.receipt.issuer.to_string()).collect();
@@ -183,7 +194,7 @@ async fn next(found: &mut Option<tokio::sync::mpsc::Receiver<PeerId>>) -> Option
 }
 
 /// Takes a peer's answer in, and keeps the record of the peer.
-fn take(
+pub(crate) fn take(
     call: &Call,
     gathered: &mut Gathered,
     peer: PeerId,
@@ -225,7 +236,7 @@ fn id_of(peer: &PeerId) -> String {
 }
 
 /// Peers in the order of their records for such calls.
-fn best_first(call: &Call, peers: Vec<PeerId>) -> Vec<PeerId> {
+pub(crate) fn best_first(call: &Call, peers: Vec<PeerId>) -> Vec<PeerId> {
     let ids: Vec<String> = peers.iter().map(id_of).collect();
     let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
     let losses = call.kernel.syscalls.losses(&Steps::of(&call.parms), &ids, crate::time::now_ms());

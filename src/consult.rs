@@ -5,12 +5,14 @@ use std::cmp::Reverse;
 use std::pin::pin;
 use std::time::Duration;
 
-use crate::claims;
+use crate::authority::Authority;
+use crate::describe::Runner;
 use crate::error::{Code, Error, Result};
 use crate::kernel::Kernel;
 use crate::module::{Call, Module, Reply};
 use crate::promise::Source;
 use crate::syscalls::{DOUBTFUL, Steps};
+use crate::{cache, claims, runners};
 
 impl Kernel {
     /// The answer of the best module that accepts a call. `clock` tells the time since 1970.
@@ -18,16 +20,16 @@ impl Kernel {
     /// A failure that is the call's own is final; after one that is its handler's, the next is tried. Either is a broken promise.
     pub(crate) async fn consult(&self, call: &Call, clock: impl Fn() -> Duration) -> Result<Reply> {
         let steps = Steps::of(&call.parms);
-        let mut accepters = self.accepters(call, &steps, millis(clock()))?;
-        let peers = accepters.iter().position(|module| module.id() == claims::ID);
-        match peers {
-            Some(peers) if call.promise.source == Source::Race && accepters.len() > 1 => {
-                let peers = accepters.remove(peers);
-                let here = self.first_of(call, &steps, &accepters, &clock);
-                race(here, self.first_of(call, &steps, &[peers], &clock)).await
+        let accepters = self.accepters(call, &steps, millis(clock()))?;
+        if call.promise.source == Source::Race {
+            let is_there = |module: &&dyn Module| [claims::ID, runners::ID].contains(&module.id());
+            let (there, here): (Vec<_>, Vec<_>) = accepters.iter().copied().partition(is_there);
+            if !there.is_empty() && !here.is_empty() {
+                let here = self.first_of(call, &steps, &here, &clock);
+                return race(here, self.first_of(call, &steps, &there, &clock)).await;
             }
-            _ => self.first_of(call, &steps, &accepters, &clock).await,
         }
+        self.first_of(call, &steps, &accepters, &clock).await
     }
 
     /// The answer of the first of these modules that has one.
@@ -68,7 +70,8 @@ impl Kernel {
     /// The modules that accept a call, in the order in which they are to be tried: who broke a promise lately after those who
     /// did not, then who accepted the longer prefix, then who has the better record, then in the order of the node.
     fn accepters(&self, call: &Call, steps: &Steps, now_ms: u64) -> Result<Vec<&dyn Module>> {
-        let modules: Vec<&dyn Module> = self.consulted.iter().map(|module| &**module).collect();
+        let modules = self.consulted.iter().map(|module| &**module);
+        let modules: Vec<&dyn Module> = modules.filter(|module| may_handle(call, module.id())).collect();
         let ids: Vec<&str> = modules.iter().map(|module| module.id()).collect();
         let answers = self.syscalls.answers(steps, &ids, now_ms);
         let losses = self.syscalls.losses(steps, &ids, now_ms);
@@ -90,6 +93,17 @@ impl Kernel {
         }
         accepters.sort_by_key(|(rank, _)| *rank);
         Ok(accepters.into_iter().map(|(_, module)| module).collect())
+    }
+}
+
+/// Whether a call may be put to a module, by the right that it is made by.
+fn may_handle(call: &Call, id: &str) -> bool {
+    let is_run_by_peers = id == runners::ID;
+    match &call.caller.authority {
+        Authority::Elsewhere(_) => id == cache::ID || is_run_by_peers && call.module.runner == Runner::Wasm,
+        Authority::Owner => !is_run_by_peers || call.module.runner == Runner::Wasm,
+        // Who was let in here, or asked this node, asks nobody else through it.
+        Authority::Grant(_) | Authority::Nobody | Authority::Peer(..) => !is_run_by_peers,
     }
 }
 

@@ -26,6 +26,7 @@ use toml_edit::DocumentMut;
 use crate::error::{Code, Error, Result};
 use crate::identity::NodeId;
 use crate::peers::Settings;
+use crate::workload::MAX_RUNS;
 
 const README: &str = "# gridfs node. `root` is the symbol table's newest root; gridfs writes it.\n";
 
@@ -38,6 +39,7 @@ struct PeersTable {
     grid: Option<String>,
     allow: Option<Vec<String>>,
     mdns: bool,
+    run: usize,
 }
 
 /// Paths of the home, and its configuration.
@@ -110,6 +112,7 @@ impl Home {
     /// grid = "office"                       # a grid of one's own
     /// allow = ["12D3KooW..."]               # no other peers than these
     /// mdns = true                           # look for peers on the local network
+    /// run = 2                               # so many calls at a time are run for peers
     /// ```
     pub fn peers(&self) -> Result<Settings> {
         let config = self.config.lock().expect("no panic while it is held");
@@ -127,12 +130,16 @@ impl Home {
         let peer = |text: &String| text.parse::<NodeId>().and_then(|node| crate::peers::peer_id(&node));
         let peer = |text: &String| peer(text).map_err(|_| wrong(format!("{text:?} is no peer's id")));
         let allow = table.allow.as_deref().map(|texts| texts.iter().map(peer).collect::<Result<_>>()).transpose()?;
+        if table.run > MAX_RUNS {
+            return Err(wrong(format!("run = {} is more than {MAX_RUNS}, the most that are run at a time", table.run)));
+        }
         Ok(Settings {
             listen: listen.unwrap_or_else(Settings::default_listen),
             serve: table.serve,
             grid: table.grid,
             allow,
             mdns: table.mdns,
+            run: table.run,
         })
     }
 

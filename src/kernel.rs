@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use gridfs_modules::Limits;
 use gridfs_modules::manifest::Accepts;
+use gridfs_p2p::PeerId;
 use gridfs_store::{Cid, Hash, Store};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
@@ -57,6 +58,8 @@ pub struct Counters {
     pub fetched: AtomicU64,
     /// Results believed as peers claim them.
     pub claimed: AtomicU64,
+    /// Calls run for peers.
+    pub served: AtomicU64,
     /// Results found to hold without running their module, for all below them was what it had been.
     pub renewed: AtomicU64,
     /// How long those that ended took, in nanoseconds, each from instantiation to its result.
@@ -170,7 +173,8 @@ impl Kernel {
             end.0 = &self.counters.hits;
             return Ok(reply);
         }
-        if call.module.manifest.accept == Accepts::Dynamic && !asks(&call.parms.promise) {
+        let is_made_here = !matches!(call.caller.authority, Authority::Elsewhere(_));
+        if call.module.manifest.accept == Accepts::Dynamic && !asks(&call.parms.promise) && is_made_here {
             self.ask(&call).await.inspect_err(|error| self.report("call rejected", error))?;
         }
         let kernel = self.clone();
@@ -331,10 +335,16 @@ impl Kernel {
         self.peers.network().is_some() && self.promise(promise).is_ok_and(|promise| asks(&promise))
     }
 
-    /// What a module is. It is fetched if it is not stored here and the promise allows that.
-    pub async fn module(self: &Arc<Self>, promise: &Promise, module: &Cid) -> Result<Arc<Description>> {
+    /// What a module is. It is fetched if it is not stored here and the promise allows that, but not for a peer: that gives it
+    /// with its call.
+    pub async fn module(
+        self: &Arc<Self>,
+        authority: &Authority,
+        promise: &Promise,
+        module: &Cid,
+    ) -> Result<Arc<Description>> {
         match self.modules.get(module) {
-            Err(error) if error.code == Code::Unavailable => {
+            Err(error) if error.code == Code::Unavailable && !matches!(authority, Authority::Peer(..)) => {
                 Peers::supply(self, promise.source, [*module]).await?;
                 self.modules.get(module)
             }
@@ -345,7 +355,7 @@ impl Kernel {
     /// Checks a call before anything runs, and fetches its module if need be: rights before effect.
     async fn admit(self: &Arc<Self>, caller: Caller, parms: Parms) -> Result<Call> {
         let promise = self.permitted(&caller, &parms)?;
-        self.module(&promise, &parms.module).await?;
+        self.module(&caller.authority, &promise, &parms.module).await?;
         self.prepare(caller, promise, parms)
     }
 
@@ -385,7 +395,22 @@ impl Kernel {
             return Err(Error::new(Code::NotAccepted, why));
         }
         authority.check(&promise, parms)?;
+        if let Authority::Peer(peer, None) = authority {
+            self.check_inputs(*peer, parms)?;
+        }
         Ok(promise)
+    }
+
+    /// Refuses a peer's call on what the peer could not read, in the same words whether it is here or not. (With a token it
+    /// may call on what lies here: that is what it was granted for.)
+    fn check_inputs(&self, peer: PeerId, parms: &Parms) -> Result<()> {
+        for cid in parms.inputs().filter(|cid| *cid != parms.module) {
+            if !self.peers.lent.has(peer, &cid) && !self.is_shared(&cid)? {
+                let why = format!("{cid}, which the call is about, is neither shared here nor did the peer give it");
+                return Err(Error::new(Code::NotAccepted, why));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -25,6 +25,7 @@ pub mod grid;
 pub mod home;
 pub mod identity;
 pub mod kernel;
+pub mod lent;
 pub mod lineage;
 pub mod marks;
 pub mod module;
@@ -38,11 +39,13 @@ pub mod project;
 pub mod promise;
 pub mod receipt;
 pub mod resolve;
+pub mod runners;
 pub mod service;
 pub mod syscalls;
 pub mod ticket;
 pub mod time;
 pub mod wasm;
+pub mod workload;
 
 #[cfg(test)]
 #[allow(dead_code, reason = "the store's own tests use all of it")]

@@ -23,6 +23,7 @@ use crate::kernel::Kernel;
 use crate::module::Module;
 use crate::names::Names;
 use crate::peers::Peers;
+use crate::runners::Runners;
 use crate::syscalls::Syscalls;
 use crate::wasm::WasmModule;
 
@@ -60,6 +61,7 @@ impl Node {
             Box::new(CasModule),
             Box::new(WasmModule::new(engine.clone())),
             Box::new(Claims),
+            Box::new(Runners),
         ];
         let compute = Builder::new_multi_thread()
             .thread_name("grid-compute")

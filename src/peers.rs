@@ -15,15 +15,18 @@ use tokio::runtime::Handle;
 use tokio::sync::OnceCell;
 
 use crate::answers::Answering;
+use crate::authority::Authority;
 use crate::cache::Failures;
 use crate::error::{Code, Error, Result};
 use crate::flights::Flights;
 use crate::identity::NodeId;
 use crate::kernel::Kernel;
+use crate::lent::Lent;
 use crate::lineage::Remembered;
 use crate::module::{Call, Reply};
 use crate::promise::Source;
 use crate::receipt::cid_of;
+use crate::workload::Workload;
 
 /// Peers asked for one object.
 pub(crate) const MAX_ASKED: usize = 8;
@@ -45,6 +48,8 @@ pub struct Settings {
     pub allow: Option<Vec<PeerId>>,
     /// Look for peers on the local network.
     pub mdns: bool,
+    /// How many calls are run for peers at a time; 0: none is.
+    pub run: usize,
 }
 
 impl Settings {
@@ -57,7 +62,7 @@ impl Settings {
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { listen: Settings::default_listen(), serve: false, grid: None, allow: None, mdns: false }
+        Settings { listen: Settings::default_listen(), serve: false, grid: None, allow: None, mdns: false, run: 0 }
     }
 }
 
@@ -85,10 +90,14 @@ pub struct Peers {
     network: OnceCell<Network>,
     fetches: Arc<Flights<()>>,
     absent: Failures,
-    /// Results of calls under promises that share. Known once the network runs.
+    /// Results of calls under promises that share with all. Known once the network runs.
     results: RwLock<HashSet<Cid>>,
     /// Signers whose claims count no more.
     liars: RwLock<HashSet<NodeId>>,
+    /// What is lent for calls.
+    pub lent: Lent,
+    /// What is run for peers.
+    pub workload: Workload,
 }
 
 impl Peers {
@@ -100,6 +109,8 @@ impl Peers {
             absent: Failures::default(),
             results: RwLock::default(),
             liars: RwLock::default(),
+            lent: Lent::default(),
+            workload: Workload::default(),
         }
     }
 
@@ -150,6 +161,7 @@ impl Peers {
             for (signer, _) in crate::claims::evidence(kernel)? {
                 kernel.peers.add_liar(signer);
             }
+            kernel.peers.workload.set_limit(settings.run);
             let answers = Arc::new(Answering::new(Arc::downgrade(kernel)));
             let network = Network::start(config, kernel.store.clone(), answers).await.map_err(Error::from)?;
             tokio::spawn(offer_all(Arc::downgrade(kernel), network.clone()));
@@ -163,9 +175,9 @@ impl Peers {
         self.results.read().expect("no panic while it is held").contains(result)
     }
 
-    /// Lets peers know of a result, if its promise shares it.
+    /// Lets peers know of a result, if its promise shares it with all of them.
     pub async fn offer(&self, call: &Call, reply: &Reply) {
-        let (Some(network), true, Some(result)) = (self.network(), call.promise.share, cid_of(&reply.result)) else {
+        let (Some(network), true, Some(result)) = (self.network(), call.promise.offers(), cid_of(&reply.result)) else {
             return;
         };
         if reply.immutable {
@@ -175,8 +187,11 @@ impl Peers {
         }
     }
 
-    /// Fetches the inputs of a call that are not stored here.
+    /// Fetches the inputs of a call that are not stored here. A peer gives those of its call with it.
     pub async fn supply_inputs(call: &Call) -> Result<()> {
+        if matches!(call.caller.authority, Authority::Peer(..)) {
+            return Ok(());
+        }
         let inputs = call.parms.inputs().filter(|cid| *cid != call.parms.module);
         Peers::supply(&call.kernel, call.promise.source, inputs).await
     }
@@ -295,7 +310,7 @@ fn shared_keys(kernel: &Arc<Kernel>) -> Result<Vec<Hash>> {
     let mut keys: Vec<Hash> = crate::marks::SHARED.all(&kernel.store)?.into_iter().map(|mark| mark.cid.hash).collect();
     let mut hear = || std::ops::ControlFlow::Continue(());
     kernel.each_remembered(&mut hear, &mut |Remembered { key, memo, receipt }| {
-        let shares = kernel.promise(&receipt.parms.promise).is_ok_and(|promise| promise.share);
+        let shares = kernel.promise(&receipt.parms.promise).is_ok_and(|promise| promise.offers());
         if shares && memo.reply().immutable {
             kernel.peers.results.write().expect("no panic while it is held").insert(memo.result);
             keys.extend([key, memo.result.hash]);

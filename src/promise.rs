@@ -90,6 +90,27 @@ impl Trust {
         claimants.contains(own) || matches!(self, Trust::Listed(listed) if enough(listed))
     }
 
+    /// The nodes that are trusted besides this one.
+    pub fn keys(&self) -> &[NodeId] {
+        match self {
+            Trust::Own(_) => &[],
+            Trust::Listed(listed) => &listed.keys,
+        }
+    }
+
+    /// How many of them must claim the same.
+    pub fn agree(&self) -> usize {
+        match self {
+            Trust::Own(_) => 1,
+            Trust::Listed(listed) => usize::try_from(listed.agree).unwrap_or(usize::MAX),
+        }
+    }
+
+    /// Whether a node's claims count.
+    pub fn lists(&self, node: &NodeId) -> bool {
+        self.keys().binary_search(node).is_ok()
+    }
+
     fn check(&self) -> std::result::Result<(), &'static str> {
         let Trust::Listed(Listed { keys, agree, audit_ppm }) = self else { return Ok(()) };
         match () {
@@ -258,6 +279,11 @@ impl Promise {
         let unsigned = Promise { issuer: Some(identity.id()), signature: None, ..self };
         let signature = identity.sign(PURPOSE, &unsigned.to_bytes());
         Promise { signature: Some(signature), ..unsigned }
+    }
+
+    /// Whether results are offered to all peers. Where a capability is demanded, they are told to who has one.
+    pub fn offers(&self) -> bool {
+        self.share && !self.capability
     }
 
     /// Whether calls of `module` are covered.

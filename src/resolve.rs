@@ -139,7 +139,9 @@ impl Resolver {
         if let Some(cid) = spelled_cid(&self.kernel, text)? {
             return object(&self.kernel, cid);
         }
-        let target = self.kernel.names.get(text).ok_or_else(|| unknown(text))?;
+        // Names are this node's own: to a peer's call there are none.
+        let is_for_peer = matches!(self.caller.authority, Authority::Peer(..));
+        let target = self.kernel.names.get(text).filter(|_| !is_for_peer).ok_or_else(|| unknown(text))?;
         let cid = cid_of(&target).ok_or_else(|| Error::new(Code::General, format!("the name {text:?} is a link")))?;
         self.trace.names([(text.to_owned(), cid)])?;
         Ok(target)
@@ -223,7 +225,7 @@ impl Resolver {
         let cid = self.cid(text)?;
         match self.reach {
             Reach::Known => self.kernel.modules.get(&cid),
-            Reach::Calls => self.kernel.module(&promise, &cid).await,
+            Reach::Calls => self.kernel.module(&self.caller.authority, &promise, &cid).await,
         }
     }
 

@@ -9,6 +9,9 @@ use gridfs::identity::Identity;
 use gridfs::receipt::{Memo, Receipt};
 use gridfs_store::{Cid, Codec, Durability, Options, Store, cbor};
 
+#[path = "peers/calls.rs"]
+mod calls;
+
 const LISTEN: &str = "/ip4/127.0.0.1/tcp/0";
 
 /// A node that listens.

@@ -122,6 +122,7 @@ fn write_stats(out: &mut dyn io::Write, stats: &StatsRow) -> io::Result<()> {
         ("modules failed", count(stats.failures)),
         ("fetched from peers", count(stats.fetched)),
         ("believed of peers", count(stats.claimed)),
+        ("run for peers", count(stats.served)),
         ("modules running", count(stats.running)),
     ];
     lines.iter().try_for_each(|(what, value)| writeln!(out, "{what:<22} {value:>15}"))

@@ -91,6 +91,9 @@ fn write_peer(out: &mut dyn io::Write, peer: &PeerRow) -> io::Result<()> {
     let named = if peer.named { ", added by hand" } else { "" };
     writeln!(out, "{}  {state}{named}; seen {seen}; {} kept, {} broken", peer.peer, peer.kept, peer.broken)?;
     peer.addresses.iter().try_for_each(|address| writeln!(out, "  {address}"))?;
+    if peer.served + peer.failed > 0 {
+        writeln!(out, "  run for it here: {} calls, and {} that failed", peer.served, peer.failed)?;
+    }
     peer.evidence.iter().try_for_each(|why| writeln!(out, "  not believed: {why}"))
 }
 

@@ -82,7 +82,7 @@ impl Grid {
     pub(super) async fn look_fetched(&self, parent: &Node, name: &OsStr, authority: &Authority) -> Result<Node> {
         let What::Absent { promise, module } = parent.what() else { unreachable!("only absent modules are fetched") };
         let name = name.to_str().ok_or_else(|| Error::new(Code::UnknownName, "names on the grid are UTF-8"))?;
-        let module = self.kernel.module(&*self.kernel.promise(promise)?, module).await?;
+        let module = self.kernel.module(authority, &*self.kernel.promise(promise)?, module).await?;
         self.look_below(parent, *promise, &module, &[], name, authority)
     }
 

@@ -153,6 +153,7 @@ impl Grid {
         text.counter("gridfs_runs_total", "Runs of modules that were started.", count(&calls.runs));
         text.family("gridfs_run_seconds_total", "counter", "Time that these runs took.");
         text.sample("gridfs_run_seconds_total", count(&calls.run_ns) as f64 / 1e9);
+        text.counter("gridfs_served_total", "Calls run for peers.", count(&calls.served));
         text.counter("gridfs_fetched_total", "Objects fetched from peers.", count(&calls.fetched));
         if let Some(network) = self.kernel.peers.network() {
             let peers = network.stats();

@@ -24,7 +24,7 @@ impl Service {
     pub(super) fn caller(&self, token: Option<&str>) -> Result<Caller> {
         let Some(token) = token else { return Ok(Caller::default()) };
         let kernel = &self.node.kernel;
-        let authority = Authority::of_token(kernel, &Token::from_text(token)?, kernel.identity.id())?;
+        let authority = Authority::of_own_token(kernel, &Token::from_text(token)?)?;
         Ok(Caller { authority, ..Caller::default() })
     }
 

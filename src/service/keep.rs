@@ -135,6 +135,7 @@ impl Service {
                 renewed: count(&kernel.counters.renewed),
                 fetched: count(&kernel.counters.fetched),
                 claimed: count(&kernel.counters.claimed),
+                served: count(&kernel.counters.served),
                 failures: count(&kernel.counters.failures),
                 running: kernel.running() as u64,
             }))

@@ -221,6 +221,9 @@ impl Service {
 
     async fn call(&self, spelled: &Spelled, input: Input, events: &mpsc::Sender<Event>) -> Result<Answer> {
         let caller = self.caller(spelled.capability.as_deref())?;
+        if matches!(caller.authority, Authority::Elsewhere(_)) {
+            self.node.network().await?;
+        }
         let (parms, _, _kept) = self.parms(&caller.authority, spelled, input, events).await?;
         let reply = self.node.kernel.call(caller, parms).await?;
         match &reply.result {
@@ -263,6 +266,7 @@ impl Service {
     ) -> Result<(Parms, Arc<Description>, Vec<Lease>)> {
         let resolver = self.resolver(authority.clone());
         let promise = resolver.promise(&spelled.promise)?;
+        authority.check_promise(&*self.node.kernel.promise(&promise)?, &promise)?;
         let module = resolver.module(&promise, &spelled.module).await?;
         let mut input = Some(input);
         let (mut texts, mut kept) = (Vec::new(), Vec::new());

@@ -20,6 +20,7 @@ use crate::receipt::{Receipt, cid_of};
 use crate::resolve::{Reach, Resolver};
 use crate::ticket::{Shared, Ticket};
 use crate::time;
+use crate::workload::Load;
 
 /// Most calls whose inputs are shared with a result.
 const MAX_SHARED: usize = 65_536;
@@ -36,7 +37,8 @@ impl Service {
             let about = evidence.iter().filter(|(node, _)| gridfs_p2p::peer_id(&node.0).as_ref() == Some(id));
             about.map(|(_, why)| why.clone()).collect()
         };
-        let row = |(id, peer): (PeerId, Peer)| row(id, &peer, connected.contains(&id), against(&id));
+        let load = |id: &PeerId| self.node.kernel.peers.workload.of(id);
+        let row = |(id, peer): (PeerId, Peer)| row(id, &peer, connected.contains(&id), load(&id), against(&id));
         let peers: Vec<PeerRow> = known.map(row).collect();
         if let (Some(peer), true) = (peer, peers.is_empty()) {
             return Err(unknown(peer));
@@ -198,7 +200,7 @@ fn whole(network: &Network) -> Vec<String> {
     network.addresses().iter().map(|address| format!("{address}/p2p/{}", network.id())).collect()
 }
 
-fn row(id: PeerId, peer: &Peer, connected: bool, evidence: Vec<String>) -> PeerRow {
+fn row(id: PeerId, peer: &Peer, connected: bool, load: Load, evidence: Vec<String>) -> PeerRow {
     PeerRow {
         peer: id.to_string(),
         addresses: peer.addresses.iter().map(Multiaddr::to_string).collect(),
@@ -208,6 +210,8 @@ fn row(id: PeerId, peer: &Peer, connected: bool, evidence: Vec<String>) -> PeerR
         kept: peer.kept,
         broken: peer.broken,
         seen: (peer.seen_ms > 0).then(|| time::text(peer.seen_ms)),
+        served: load.kept,
+        failed: load.broken,
         evidence,
     }
 }

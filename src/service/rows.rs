@@ -309,6 +309,10 @@ pub struct PeerRow {
     pub broken: u64,
     /// When a connection to it was last open.
     pub seen: Option<String>,
+    /// Calls run for it that had a result, since the daemon started.
+    pub served: u64,
+    /// Calls run for it that failed.
+    pub failed: u64,
     /// Why its claims are not believed.
     pub evidence: Vec<String>,
 }
@@ -402,6 +406,8 @@ pub struct StatsRow {
     pub fetched: u64,
     /// Results believed as peers claim them since the daemon started.
     pub claimed: u64,
+    /// Calls run for peers since the daemon started.
+    pub served: u64,
     /// Evaluations that failed.
     pub failures: u64,
     /// Evaluations under way.
