@@ -1,8 +1,8 @@
 //! How soon a result that a connected peer remembers is read through the mount: `cargo bench --bench first_byte`.
 //!
-//! Two daemons on loopback. One remembers results of 1 KiB, each another; the other believes it, and reads each once: open, read
-//! and close of a file that was never looked at. Behind that are a question for claims, the fetch of the result, verified, and
-//! its commit to disk. For comparison: the same results computed by the first, and read again by the second.
+//! Two daemons on loopback. One has sorted inputs of 1 KiB, each another; the other has no inputs, believes the first, and reads
+//! each result once: open, read and close of a file that was never looked at. Behind that are a question for claims, the fetch of
+//! the result, verified, and its commit to disk. For comparison: the first computes them, and the second reads them again.
 
 #[path = "../tests/common/mod.rs"]
 mod common;
@@ -10,46 +10,45 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::{LOOPBACK, Node};
+use gridfs_store::{Cid, Codec};
 
 const RESULTS: usize = 1000;
 
-/// Prints its arguments in 1,024 bytes.
-const PRINT: &str = r#"(module
-    (import "wasi_snapshot_preview1" "args_sizes_get" (func $sizes (param i32 i32) (result i32)))
-    (import "wasi_snapshot_preview1" "args_get" (func $get (param i32 i32) (result i32)))
-    (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
-    (memory (export "memory") 1)
-    (func (export "_start")
-        (drop (call $sizes (i32.const 0) (i32.const 4)))
-        (drop (call $get (i32.const 1024) (i32.const 2048)))
-        (i32.store (i32.const 8) (i32.const 2048))
-        (i32.store (i32.const 12) (i32.const 1024))
-        (drop (call $write (i32.const 1) (i32.const 8) (i32.const 1) (i32.const 16)))))"#;
+/// 1,024 bytes in lines that are not sorted; only the first node has them, and does not share them.
+fn input(number: usize) -> String {
+    let line = |line: usize| format!("{}\n", &blake3::hash(format!("{number} {line}").as_bytes()).to_hex()[..63]);
+    (0..16).map(line).collect()
+}
 
 fn main() {
     let (knows, reads) = (Node::new(), Node::mounted());
     knows.gridfs(["mount", "--serve", "--listen", LOOPBACK, knows.mnt().to_str().unwrap()]).ok();
-    [&knows, &reads].iter().for_each(|node| node.add_wat("print", PRINT, None));
+    let inputs = knows.scratch("inputs");
+    std::fs::create_dir(&inputs).unwrap();
+    (0..RESULTS).for_each(|number| std::fs::write(inputs.join(number.to_string()), input(number)).unwrap());
+    knows.gridfs(["put", inputs.to_str().unwrap()]).ok();
     let trusted = ["--source", "fetch", "--trust", &knows.id()];
     let promise = ["promise", "new", "--name", "team", "--text", "Together.", "--share"];
     knows.gridfs(promise.iter().chain(&trusted)).ok();
     let document = knows.scratch("team");
     knows.gridfs(["get", "team", document.to_str().unwrap()]).ok();
-    reads.gridfs(["put", "--name", "team", document.to_str().unwrap()]).ok();
     reads.gridfs(["promise", "accept", document.to_str().unwrap()]).ok();
     reads.meet(&knows);
+    let promise = std::fs::read_link(knows.at("team")).unwrap();
+    let promise = promise.to_str().unwrap();
 
     println!("{:<36} {:>10} {:>10} {:>10}", "1 KiB, open to close", "p50", "p99", "longest");
-    report("computed", read_all(&knows));
-    report("of a connected peer", read_all(&reads));
+    report("computed", read_all(&knows, promise));
+    report("of a connected peer", read_all(&reads, promise));
     assert_eq!((reads.stat("claimed"), reads.stat("runs")), (RESULTS as u64, 0));
-    report("read again", read_all(&reads));
+    report("read again", read_all(&reads, promise));
     knows.stop();
 }
 
-fn read_all(node: &Node) -> Vec<Duration> {
+fn read_all(node: &Node, promise: &str) -> Vec<Duration> {
     let read = |number| {
-        let path = node.at(&format!("team/print/{number}"));
+        let input = Cid::of(Codec::Raw, input(number).as_bytes());
+        let path = node.at(&format!("{promise}/sort/{input}"));
         let began = Instant::now();
         let bytes = std::fs::read(path).unwrap();
         let took = began.elapsed();
