@@ -8,7 +8,7 @@ use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::{
     PeerId, StreamProtocol, Swarm, SwarmBuilder, allow_block_list, autonat, connection_limits, dcutr, identify, kad,
-    mdns, memory_connection_limits, noise, ping, relay, tcp, tls, yamux,
+    mdns, memory_connection_limits, noise, ping, relay, tcp, yamux,
 };
 
 use crate::error::Error;
@@ -16,6 +16,7 @@ use crate::limits::Limits;
 use crate::network::Config;
 use crate::providers::{Clock, Providers, Quota};
 use crate::streams::Streams;
+use crate::tls::Tls;
 
 /// How long a connection on which nothing happens stays open.
 const IDLE: Duration = Duration::from_secs(600);
@@ -66,7 +67,7 @@ pub struct Behaviour {
 
 /// The swarm of a node.
 pub async fn swarm(keys: Keypair, config: &Config, clock: Clock) -> Result<Swarm<Behaviour>, Error> {
-    let security = (tls::Config::new, noise::Config::new);
+    let security = (Tls::new, noise::Config::new);
     let quic = |mut quic: libp2p::quic::Config| {
         quic.max_concurrent_stream_limit = MAX_STREAMS as u32;
         quic.max_stream_data = QUIC_STREAM_BYTES;

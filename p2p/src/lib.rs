@@ -19,6 +19,7 @@
 mod announce;
 mod ask;
 mod behaviour;
+mod cork;
 mod error;
 mod fetch;
 mod limits;
@@ -32,6 +33,7 @@ mod range;
 mod rolling;
 mod serve;
 pub mod streams;
+mod tls;
 pub mod wire;
 
 pub use error::{Blame, Code, Error, Refusal};
