@@ -144,14 +144,14 @@ def machine(work):
 
 def circumstances(work, load, systems, path, rounds):
     """Where, when and how it was measured."""
-    program = pathlib.Path(sys.argv[0]).name
+    program = pathlib.Path(sys.argv[0]).resolve().relative_to(ROOT)
     return [
         f"date: {datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d}",
         *machine(work),
         f"load average when measuring began: {load:.2f}",
         f"source tree: {first_line(f'git -C {shlex.quote(str(ROOT))} describe --always --dirty')}",
         "programs: " + "; ".join(first_line(f"PATH={shlex.quote(path)} {system.version}") for system in systems),
-        f"command: `{shlex.join([f'tests/bench/{program}', *sys.argv[1:]])}`, rounds: {rounds}",
+        f"command: `{shlex.join([str(program), *sys.argv[1:]])}`, rounds: {rounds}",
     ]
 
 
