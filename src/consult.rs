@@ -58,7 +58,13 @@ impl Kernel {
                     if error.code.is_final() {
                         return Err(error);
                     }
-                    failure = Some(error);
+                    failure = Some(match failure {
+                        // That nobody else makes the call either is not all there is to say.
+                        Some(before) if module.id() == runners::ID => {
+                            Error::new(error.code, format!("{before}; {error}"))
+                        }
+                        _ => error,
+                    });
                 }
             }
         }
