@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex};
 
 use rustix::fs::{MemfdFlags, memfd_create};
-use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getppid, set_parent_process_death_signal, setrlimit};
 
 use crate::engine::{LoadError, LoadFailure, MAX_WASM_BYTES};
 
@@ -49,8 +49,12 @@ pub fn compile_if_called() -> Option<ExitCode> {
 
 /// Compiles the module on standard input to standard output. The inner error is the module's own.
 fn compile_input() -> io::Result<Result<(), wasmtime::Error>> {
-    // Nobody wants the result of a parent that is gone.
+    // Nobody wants the result of a parent that is gone, now or later.
     set_parent_process_death_signal(Some(Signal::KILL))?;
+    let parent = std::env::args().nth(1).and_then(|parent| Pid::from_raw(parent.parse().ok()?));
+    if parent.is_none() || getppid() != parent {
+        return Err(io::Error::other("whoever wanted the module is gone"));
+    }
     let mut wasm = Vec::new();
     io::stdin().take(MAX_WASM_BYTES).read_to_end(&mut wasm)?;
     let limit = |resource, most| setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most + 1) });
@@ -102,6 +106,7 @@ fn call(wasm: &[u8]) -> io::Result<Output> {
     let mut compiler = Command::new("/proc/self/exe");
     compiler
         .arg0(NAME)
+        .arg(std::process::id().to_string())
         .env_clear()
         .stdin(input)
         .stdout(Stdio::piped())

@@ -93,6 +93,8 @@ impl Grid {
     pub(super) async fn open_far(&self, node: &Node, authority: Authority) -> Option<Far> {
         let What::Call(call) = node.what() else { return None };
         let cid = object_of(call).filter(|_| self.kernel.may_ask_peers(&call.parms.promise))?;
+        // Rights before effect, as for the call itself, which says what is wrong.
+        self.kernel.check_rights(&authority, &call.parms).ok()?;
         let permit = Arc::clone(&self.elsewhere.opens).try_acquire_owned().ok()?;
         // The last byte, which shows how long the object is.
         let part = Peers::part(&self.kernel, cid, u64::MAX..u64::MAX, None, None).await.ok()?;
