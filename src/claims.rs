@@ -133,7 +133,13 @@ pub(crate) async fn settle(
     };
     let result = claims[0].receipt.result;
     let providers = claims.iter().map(|claim| claim.from).collect();
-    let wanted = Fetch { cid: result, providers, max_bytes: call.limits.output_bytes, progress: None };
+    let wanted = Fetch {
+        cid: result,
+        providers,
+        max_bytes: call.limits.output_bytes,
+        durability: Durability::Lazy,
+        progress: None,
+    };
     let fetched = network.fetch(wanted).await?;
     let reply = record(call, &claims[0])?;
     drop(fetched);

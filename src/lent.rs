@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard};
 
 use gridfs_p2p::{Fetch, Network, PeerId};
-use gridfs_store::Cid;
+use gridfs_store::{Cid, Durability};
 
 use crate::describe::is_tree;
 use crate::error::{Code, Error, Result};
@@ -94,7 +94,13 @@ impl Kernel {
             true => self.have_shown(network, peer, cid).await?,
             false => {
                 // From nobody else: what others lend this node is not for this peer.
-                let wanted = Fetch { cid, providers: vec![peer], max_bytes: MAX_INPUT_BYTES, progress: None };
+                let wanted = Fetch {
+                    cid,
+                    providers: vec![peer],
+                    max_bytes: MAX_INPUT_BYTES,
+                    durability: Durability::Lazy,
+                    progress: None,
+                };
                 network.fetch(wanted).await?;
             }
         }

@@ -10,7 +10,7 @@ use std::sync::{Arc, RwLock, Weak};
 use std::time::Duration;
 
 use gridfs_p2p::{Config, Fetch, Limits, Multiaddr, Network, Part, PeerId, Protocol};
-use gridfs_store::{Cid, Hash};
+use gridfs_store::{Cid, Durability, Hash};
 use tokio::runtime::Handle;
 use tokio::sync::OnceCell;
 
@@ -285,7 +285,9 @@ async fn ask<T, F: Future<Output = Result<T>>>(
 }
 
 async fn from(network: &Network, cid: Cid, providers: Vec<PeerId>) -> Result<()> {
-    let fetched = network.fetch(Fetch { cid, providers, max_bytes: u64::MAX, progress: None }).await?;
+    let fetched = network
+        .fetch(Fetch { cid, providers, max_bytes: u64::MAX, durability: Durability::Lazy, progress: None })
+        .await?;
     for blame in &fetched.blamed {
         tracing::warn!(peer = %blame.peer, what = blame.what, "a peer sent rubbish");
     }

@@ -89,7 +89,15 @@ async fn fetch(dir: &Path, store: Arc<Store>, peer: PeerId, address: &Multiaddr,
     let network = Network::start(config(2, dir, Vec::new()), store, Arc::new(Open)).await?;
     network.connect(peer, std::slice::from_ref(address)).await?;
     let start = Instant::now();
-    network.fetch(Fetch { cid, providers: vec![peer], max_bytes: u64::MAX, progress: None }).await?;
+    network
+        .fetch(Fetch {
+            cid,
+            providers: vec![peer],
+            max_bytes: u64::MAX,
+            durability: Durability::Durable,
+            progress: None,
+        })
+        .await?;
     let took = start.elapsed();
     network.stop().await;
     Ok(took)

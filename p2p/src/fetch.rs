@@ -51,6 +51,8 @@ pub struct Fetch {
     pub providers: Vec<PeerId>,
     /// It may have so many bytes with all that belongs to it.
     pub max_bytes: u64,
+    /// Whether to wait until it is on disk.
+    pub durability: Durability,
     /// Told how far it has come, on a thread that may wait.
     pub progress: Option<Observer>,
 }
@@ -100,7 +102,7 @@ struct Prepared {
 }
 
 impl Network {
-    /// Fetches an object with all that belongs to it into the store, durably. It must be believed already that it is the one
+    /// Fetches an object with all that belongs to it into the store. It must be believed already that it is the one
     /// wanted: here it is only made sure that it is the one named.
     pub async fn fetch(&self, fetch: Fetch) -> Result<Fetched, Error> {
         let lease = self.shared.store.lease();
@@ -144,7 +146,8 @@ impl Network {
         let prepared = blocking(move || prepare(&store, listing, progress)).await?;
         let shared = Arc::clone(&prepared.shared);
         let (arrivals, waiting) = mpsc::channel(MAX_WAITING);
-        let storing = spawn_blocking(move || store_all(prepared, waiting));
+        let durability = fetch.durability;
+        let storing = spawn_blocking(move || store_all(prepared, waiting, durability));
         let rubbish: HashSet<PeerId> =
             failures.iter().filter(|(_, e)| e.blame().is_some()).map(|(peer, _)| *peer).collect();
         let asked = fetch.providers.iter().filter(|peer| !rubbish.contains(peer));
@@ -276,7 +279,11 @@ fn prepare(store: &Arc<Store>, listing: Listing, progress: Option<Observer>) -> 
 }
 
 /// Stores what arrives, until everything has or nobody sends any more; `None` if something is missing then.
-fn store_all(prepared: Prepared, mut arrivals: mpsc::Receiver<Arrival>) -> Result<Option<Fetched>, Error> {
+fn store_all(
+    prepared: Prepared,
+    mut arrivals: mpsc::Receiver<Arrival>,
+    durability: Durability,
+) -> Result<Option<Fetched>, Error> {
     let Prepared { mut batch, listing, wanted, shared } = prepared;
     let long = wanted.iter().copied().filter(|number| listing.files[*number].chunks.len() > 1).collect();
     let mut rolling = Rolling::new(listing.files.len(), long);
@@ -313,7 +320,7 @@ fn store_all(prepared: Prepared, mut arrivals: mpsc::Receiver<Arrival>) -> Resul
         let put = batch.put_bytes(Codec::DagCbor, bytes)?;
         assert_eq!(put, *cid, "it was verified when it came");
     }
-    let lease = batch.commit(Durability::Durable)?;
+    let lease = batch.commit(durability)?;
     Ok(Some(Fetched { size_bytes: listing.size_bytes, moved_bytes, blamed: Vec::new(), lease }))
 }
 

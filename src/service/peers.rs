@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use gridfs_p2p::{Fetch, Multiaddr, Network, Peer, PeerId, Progress};
-use gridfs_store::{Cid, Target};
+use gridfs_store::{Cid, Durability, Target};
 use tokio::sync::mpsc;
 
 use super::{Answer, Event, PeerRow, PeersRow, PinRow, Service};
@@ -190,7 +190,13 @@ async fn fetch(network: &Network, peer: PeerId, cid: Cid, events: &mpsc::Sender<
             let _ = events.try_send(Event::Fetching { done_bytes, total_bytes });
         }
     };
-    let wanted = Fetch { cid, providers: vec![peer], max_bytes: u64::MAX, progress: Some(Arc::new(progress)) };
+    let wanted = Fetch {
+        cid,
+        providers: vec![peer],
+        max_bytes: u64::MAX,
+        durability: Durability::Durable,
+        progress: Some(Arc::new(progress)),
+    };
     network.fetch(wanted).await?;
     Ok(())
 }

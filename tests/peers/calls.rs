@@ -10,7 +10,7 @@ use gridfs::parms::{Parms, Value};
 use gridfs_p2p::{
     Answers, CallAnswer, CallRequest, Code, Config, Error, Fetch, Kind, Limits, Network, PeerId, Refusal,
 };
-use gridfs_store::Hash;
+use gridfs_store::{Durability, Hash};
 
 use super::*;
 use crate::common::{ENDLESS, end_of, noise};
@@ -219,7 +219,13 @@ impl Stub {
     }
 
     fn fetch(&self, node: &Node, cid: Cid) -> Result<(), Error> {
-        let wanted = Fetch { cid, providers: vec![self.meet(node)], max_bytes: 1 << 20, progress: None };
+        let wanted = Fetch {
+            cid,
+            providers: vec![self.meet(node)],
+            max_bytes: 1 << 20,
+            durability: Durability::Durable,
+            progress: None,
+        };
         self.runtime.block_on(self.network.fetch(wanted)).map(drop)
     }
 

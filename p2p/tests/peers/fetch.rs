@@ -106,7 +106,18 @@ async fn a_fetch_goes_on_where_an_earlier_one_ended() {
             // So that it is interrupted before its end.
             std::thread::sleep(std::time::Duration::from_millis(20));
         });
-        async move { network.fetch(Fetch { cid, providers, max_bytes: 1 << 30, progress: Some(progress) }).await.map(drop) }
+        async move {
+            network
+                .fetch(Fetch {
+                    cid,
+                    providers,
+                    max_bytes: 1 << 30,
+                    durability: Durability::Durable,
+                    progress: Some(progress),
+                })
+                .await
+                .map(drop)
+        }
     });
     eventually("a third has come", || done.load(Ordering::SeqCst) > 20 << 20).await;
     first.abort();
@@ -178,7 +189,13 @@ async fn only_what_is_shared_is_given_and_no_more_than_is_taken() {
         }
     }
     let cid = from.put(&random(9, 1 << 20));
-    let fetch = Fetch { cid, providers: vec![from.id()], max_bytes: (1 << 20) - 1, progress: None };
+    let fetch = Fetch {
+        cid,
+        providers: vec![from.id()],
+        max_bytes: (1 << 20) - 1,
+        durability: Durability::Durable,
+        progress: None,
+    };
     match to.network.fetch(fetch).await.err().expect("it is too large") {
         Error::NoProvider { failures, .. } => assert!(matches!(failures[0].1, Error::TooLarge { .. })),
         other => panic!("{other}"),

@@ -138,7 +138,9 @@ impl Node {
 
     pub async fn fetch(&self, cid: Cid, providers: &[PeerId]) -> Result<Fetched, Error> {
         let providers = providers.to_vec();
-        self.network.fetch(Fetch { cid, providers, max_bytes: 1 << 30, progress: None }).await
+        self.network
+            .fetch(Fetch { cid, providers, max_bytes: 1 << 30, durability: Durability::Durable, progress: None })
+            .await
     }
 
     pub fn has(&self, cid: &Cid, bytes: &[u8]) -> bool {
