@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use gridfs_store::{Batch, Cid, Codec, Durability, Hash, Lease, MAX_PARCEL_BYTES, Parcel, Store};
+use gridfs_store::{Batch, Cid, Durability, Hash, Lease, MAX_PARCEL_BYTES, Parcel, Store};
 use libp2p::PeerId;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::spawn_blocking;
@@ -317,7 +317,7 @@ fn store_all(
     }
     // What a directory refers to is there before it is.
     for (cid, bytes) in listing.inline.iter().rev() {
-        let put = batch.put_bytes(Codec::DagCbor, bytes)?;
+        let put = batch.put_bytes(cid.codec, bytes)?;
         assert_eq!(put, *cid, "it was verified when it came");
     }
     let lease = batch.commit(durability)?;

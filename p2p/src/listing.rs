@@ -13,6 +13,7 @@ use crate::error::Error;
 use crate::network::Network;
 use crate::wire::{
     self, CHUNK_BYTES, End, GetObject, Kind, Listed, MAX_CHUNKS, MAX_INLINE_BYTES, MAX_LISTING_BYTES, MAX_OBJECTS,
+    MAX_WHOLE_BYTES,
 };
 
 /// A file of a listing.
@@ -25,7 +26,7 @@ pub struct File {
 #[derive(Default)]
 pub struct Listing {
     pub files: Vec<File>,
-    /// Directories and records, each before what it refers to.
+    /// Directories, records and a small file, each before what it refers to.
     pub inline: Vec<(Cid, Vec<u8>)>,
     /// All of it together.
     pub size_bytes: u64,
@@ -68,7 +69,9 @@ impl Asking {
         }
         match (listed.kind, listed.cid.codec) {
             (Kind::File, Codec::Raw) => self.file(listed).await,
-            (Kind::Directory | Kind::Record, Codec::DagCbor) => self.inline(listed).await,
+            (Kind::Directory | Kind::Record, Codec::DagCbor) => self.inline(listed, MAX_INLINE_BYTES).await,
+            // A small file that was asked for by itself.
+            (Kind::Record, Codec::Raw) if self.known.len() == 1 => self.inline(listed, MAX_WHOLE_BYTES).await,
             _ => Err(self.request.rubbish("an object of another kind than its name says")),
         }
     }
@@ -90,18 +93,19 @@ impl Asking {
         Ok(())
     }
 
-    async fn inline(&mut self, listed: Listed) -> Result<(), Error> {
+    async fn inline(&mut self, listed: Listed, most_bytes: u64) -> Result<(), Error> {
         self.inline_bytes = self.inline_bytes.saturating_add(listed.size);
         if self.inline_bytes > MAX_LISTING_BYTES {
             return Err(self.request.rubbish("directories that are too long together"));
         }
-        let body = self.request.body(listed.size, MAX_INLINE_BYTES).await?;
+        let body = self.request.body(listed.size, most_bytes).await?;
         if Hash::of(&body) != listed.cid.hash {
-            return Err(self.request.rubbish("a directory or record that does not hash to its name"));
+            return Err(self.request.rubbish("an object that does not hash to its name"));
         }
         match (listed.kind, Tree::decode(&body)) {
             (Kind::Directory, Ok(tree)) => self.refer(&tree)?,
             (Kind::Record, Err(_)) => {}
+            (Kind::Record, Ok(_)) if listed.cid.codec == Codec::Raw => {}
             _ => return Err(self.request.rubbish("a directory said to be none, or the other way round")),
         }
         self.listing.inline.push((listed.cid, body));

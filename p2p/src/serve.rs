@@ -23,7 +23,7 @@ use crate::network::{Answers, CallRequest, Shared};
 use crate::wire::{
     self, Called, Claim, Claims, Done, End, Frame, FrameError, GetCall, GetChunks, GetClaims, GetObject, GetRange,
     Header, Kind, Listed, MAX_CHUNKS, MAX_CLAIM_BYTES, MAX_CLAIMS, MAX_INLINE_BYTES, MAX_LISTING_BYTES, MAX_OBJECTS,
-    MAX_PARMS_BYTES, MAX_RANGE_BYTES, MAX_TOKEN_BYTES, MAX_WORDS_BYTES, Ranged, Record, Refused, Want,
+    MAX_PARMS_BYTES, MAX_RANGE_BYTES, MAX_TOKEN_BYTES, MAX_WHOLE_BYTES, MAX_WORDS_BYTES, Ranged, Record, Refused, Want,
 };
 
 /// Frames that wait to be sent on a stream: at most 6 MiB.
@@ -455,7 +455,7 @@ fn chunks_of(object: &Object, most: usize) -> Result<Option<Vec<Chunk>>, Stop> {
 }
 
 /// Goes through an object and all that belongs to it: directories before what is in them, each object once. The contents of
-/// directories and records are given if they are wanted.
+/// directories, of records and of a small file asked for by itself are given if they are wanted.
 fn survey(store: &Arc<Store>, root: Cid, contents: bool, sink: &mut Sink<'_>) -> Result<(), Stop> {
     let too_large = || Stop::from(Refusal::new(Code::TooLarge, "it is too large to be listed; ask for its parts"));
     let (mut known, mut open) = (HashSet::from([root]), vec![root]);
@@ -466,6 +466,10 @@ fn survey(store: &Arc<Store>, root: Cid, contents: bool, sink: &mut Sink<'_>) ->
         }
         let object = store.object(&cid)?.ok_or(gridfs_store::Error::NotFound { cid })?;
         let size = object.size_bytes();
+        if cid.codec == Codec::Raw && cid == root && contents && size <= MAX_WHOLE_BYTES {
+            sink(Listed { cid, kind: Kind::Record, size, count: 0 }, store.read(&cid, MAX_WHOLE_BYTES)?);
+            return Ok(());
+        }
         if cid.codec == Codec::Raw {
             let all = chunks_of(&object, MAX_CHUNKS - chunks)?.ok_or_else(too_large)?;
             chunks += all.len();

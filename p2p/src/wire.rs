@@ -31,6 +31,8 @@ pub const MAX_CLAIMS: u64 = 16;
 pub const MAX_WORDS_BYTES: usize = 1024;
 /// Directories and records travel whole in a listing; this is the longest.
 pub const MAX_INLINE_BYTES: u64 = gridfs_store::MAX_TREE_BYTES;
+/// Largest file that is listed with its content, if it is asked for by itself.
+pub const MAX_WHOLE_BYTES: u64 = 16 << 10;
 /// All that travel so in one listing.
 pub const MAX_LISTING_BYTES: u64 = 256 << 20;
 /// Objects in one listing.
@@ -120,7 +122,7 @@ pub enum Kind {
     Executable,
     /// A directory.
     Directory,
-    /// Deterministic CBOR that is no directory.
+    /// Deterministic CBOR that is no directory; in a listing also a small file that was asked for by itself.
     Record,
 }
 

@@ -10,7 +10,7 @@ use gridfs_p2p::streams::{Inbound, Opened, Streams};
 use gridfs_p2p::wire::{self, Done, End, Frame, GetChunks, GetObject, Kind, Listed, MAX_HEADER_BYTES, Record, Want};
 use gridfs_p2p::{Blame, Error, Limits, Multiaddr, PeerId};
 use gridfs_store::cbor::Bytes;
-use gridfs_store::{Chunk, Cid, Codec, Hash};
+use gridfs_store::{Chunk, Cid, Codec, Hash, Target, Tree, TreeEntry};
 use libp2p::swarm::SwarmEvent;
 use libp2p::{Stream, StreamProtocol, SwarmBuilder, noise, tcp, yamux};
 use tokio::sync::{mpsc, oneshot};
@@ -259,6 +259,16 @@ async fn what_makes_no_sense_is_refused_at_once() {
     let record = Listed { cid, kind: Kind::Record, size: 4, count: 0 };
     let dag = Cid { codec: Codec::DagCbor, ..cid };
     let bad_record = Listed { cid: dag, kind: Kind::Record, size: 4, count: 0 };
+    let whole = |bytes: &[u8]| {
+        let listed = Listed { cid: Cid::of(Codec::Raw, bytes), kind: Kind::Record, size: bytes.len() as u64, count: 0 };
+        [wire::encode(&listed), bytes.to_vec(), wire::encode(&End {})].concat()
+    };
+    let large = vec![7; wire::MAX_WHOLE_BYTES as usize + 1];
+    let entry = TreeEntry { name: b"file".to_vec(), target: Target::File { cid, size_bytes: 6, executable: false } };
+    let bytes = Tree::new(vec![entry]).unwrap().encode();
+    let tree = Cid::of(Codec::DagCbor, &bytes);
+    let directory = Listed { cid: tree, kind: Kind::Directory, size: bytes.len() as u64, count: 0 };
+    let directory = [wire::encode(&directory), bytes].concat();
     for (what, frames, wanted) in [
         ("nothing at all is listed", end.clone(), cid),
         ("another object", file(other, 5, &[(other.hash, 5)]), cid),
@@ -268,8 +278,10 @@ async fn what_makes_no_sense_is_refused_at_once() {
         ("no chunks", file(cid, 0, &[]), cid),
         ("an empty chunk among others", file(cid, 6, &[(cid.hash, 6), (other.hash, 0)]), cid),
         ("more chunks than there may be", wire::encode(&huge), cid),
-        ("a file said to be a record", [wire::encode(&record), b"1234".to_vec()].concat(), cid),
+        ("a whole file of other content", [wire::encode(&record), b"1234".to_vec()].concat(), cid),
         ("a record of other content", [wire::encode(&bad_record), b"1234".to_vec()].concat(), dag),
+        ("a whole file that is not small", whole(&large), Cid::of(Codec::Raw, &large)),
+        ("a whole file in a directory", [directory, whole(b"wanted")].concat(), tree),
         ("a header too long", long, cid),
         ("another version", late, cid),
         ("a frame out of its place", wire::encode(&Record { bytes: 1 }), cid),
