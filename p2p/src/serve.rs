@@ -34,6 +34,8 @@ const MAX_SURVEYS: usize = 2;
 const MAX_REMEMBERED: usize = 1 << 22;
 /// Largest piece that is written at a time, so that a slow peer is told from a stalled one.
 const PIECE_BYTES: usize = 256 << 10;
+/// Longest body that is copied to be sent with its header.
+const SMALL_BYTES: usize = 4 << 10;
 
 /// Answers peers.
 pub struct Server {
@@ -215,22 +217,25 @@ impl Server {
     }
 
     /// Refuses what the peer may not read, and what is not here, in the same words.
-    async fn check(self: &Arc<Self>, peer: PeerId, cid: Cid) -> Result<(), Stop> {
-        let server = Arc::clone(self);
-        let look = move || Ok(server.answers.may_read(peer, &cid) && server.shared.store.contains(&cid)?);
-        match blocking(look).await? {
+    fn look(&self, peer: PeerId, cid: Cid) -> Result<(), Stop> {
+        match self.answers.may_read(peer, &cid) && self.shared.store.contains(&cid)? {
             true => Ok(()),
             false => Err(Refusal::new(Code::Unknown, format!("{cid} is not shared here")).into()),
         }
     }
 
+    async fn check(self: &Arc<Self>, peer: PeerId, cid: Cid) -> Result<(), Stop> {
+        let server = Arc::clone(self);
+        blocking(move || server.look(peer, cid)).await
+    }
+
     async fn object(self: &Arc<Self>, peer: PeerId, stream: &mut Stream, cid: Cid) -> Result<(), Stop> {
-        self.check(peer, cid).await?;
         let (frames, waiting) = mpsc::channel(MAX_WAITING);
-        let store = Arc::clone(&self.shared.store);
+        let server = Arc::clone(self);
         let list = blocking(move || {
+            server.look(peer, cid)?;
             let mut send = |listed: Listed, body: Vec<u8>| frames.blocking_send((listed, body)).is_ok();
-            survey(&store, cid, true, &mut send)
+            survey(&server.shared.store, cid, true, &mut send)
         });
         let drain = self.send_listed(stream, waiting);
         try_join(list, drain).await?;
@@ -375,8 +380,12 @@ impl Server {
         body: &[u8],
     ) -> Result<(), Stop> {
         assert_eq!(header.body_bytes(), body.len() as u64, "a header tells the length of its body");
-        self.within(0, to.write_all(&wire::encode(header))).await?;
-        for piece in body.chunks(PIECE_BYTES) {
+        // A small body goes with its header: each write is a frame of the multiplexer.
+        let mut frame = wire::encode(header);
+        let (first, rest) = body.split_at(if body.len() <= SMALL_BYTES { body.len() } else { 0 });
+        frame.extend_from_slice(first);
+        self.within(first.len(), to.write_all(&frame)).await?;
+        for piece in rest.chunks(PIECE_BYTES) {
             self.within(piece.len(), to.write_all(piece)).await?;
         }
         Ok(())
