@@ -30,7 +30,8 @@ const MAX_READ: usize = 1024;
 const MAX_WAITING: usize = 4;
 /// How far the thread steps back behind those that answer.
 const NICE: i32 = 10;
-const PIECE_BYTES: usize = 1 << 20;
+/// Written at a time, and at a multiple of it: as large a piece of the page cache, so that mapping it takes few faults.
+const PIECE_BYTES: u64 = 2 << 20;
 
 /// The copies of a node.
 pub struct Copies {
@@ -171,17 +172,17 @@ impl Shared {
         let unnamed = rustix::fs::OFlags::TMPFILE.bits().cast_signed();
         let mut file = OpenOptions::new().write(true).mode(0o400).custom_flags(unnamed).open(&self.directory)?;
         let (mut reader, mut hasher) = (object.reader(), blake3::Hasher::new());
-        let mut piece = vec![0; PIECE_BYTES];
+        let mut piece = Vec::new();
         loop {
             if self.closing.load(Ordering::Relaxed) {
                 return Err(io::Error::other("the node is being closed"));
             }
-            let count = reader.read(&mut piece)?;
-            if count == 0 {
+            piece.clear();
+            if reader.by_ref().take(PIECE_BYTES).read_to_end(&mut piece)? == 0 {
                 break;
             }
-            hasher.update(&piece[..count]);
-            file.write_all(&piece[..count])?;
+            hasher.update(&piece);
+            file.write_all(&piece)?;
         }
         if *hasher.finalize().as_bytes() != object.cid().hash.0 {
             return Err(io::Error::other("it does not hash to its name"));
