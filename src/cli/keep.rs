@@ -56,12 +56,13 @@ What is put without a name is pinned by itself.
 
 Examples:
   gridfs pin add /local/untar/src.tar   keep a result
+  gridfs pin add grid:b...              fetch what a ticket names, and keep it
   gridfs pin list
   gridfs pin rm CID")]
 pub(crate) enum Pin {
     /// Keep an object although nothing names it
     Add {
-        /// A CID, a name or a path of the grid
+        /// A CID, a name, a path of the grid, or a ticket
         what: String,
     },
     /// Keep it no longer; the next `gridfs gc` takes it unless a name stands for it

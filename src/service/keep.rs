@@ -77,8 +77,8 @@ impl Service {
         .await
     }
 
-    pub(super) async fn pin(&self, what: &str) -> Result<Answer> {
-        let target = self.target(what).await?;
+    pub(super) async fn pin(&self, what: &str, events: &mpsc::Sender<Event>) -> Result<Answer> {
+        let target = self.target_or_ticket(what, events).await?;
         let cid = cid_of(&target).ok_or_else(|| Error::new(Code::Usage, format!("{what} is a link")))?;
         let _kept = self.hold(&cid)?;
         PINS.set(&self.node.kernel.store, &cid, what)?;

@@ -103,7 +103,7 @@ impl Service {
             Request::Modules => self.modules(),
             Request::Stats => self.stats().await,
             Request::Collect { dry_run } => self.collect(dry_run, events).await,
-            Request::Pin { what } => self.pin(&what).await,
+            Request::Pin { what } => self.pin(&what, events).await,
             Request::Unpin { what } => self.unpin(&what),
             Request::Pins => self.pins(),
             Request::NewPromise { promise, modules, name } => self.new_promise(*promise, &modules, name).await,
@@ -166,10 +166,7 @@ impl Service {
     }
 
     async fn get(&self, what: &str, to: Option<PathBuf>, events: &mpsc::Sender<Event>) -> Result<Answer> {
-        let target = match Ticket::is_meant(what) {
-            true => self.redeem(what, events).await?,
-            false => self.target(what).await?,
-        };
+        let target = self.target_or_ticket(what, events).await?;
         let Stored { target, lease: _kept, .. } = self.held(target);
         match (&target, to) {
             (_, Some(to)) => write_out(self.node.kernel.store.clone(), target, to, events.clone()).await?,
@@ -180,6 +177,14 @@ impl Service {
             }
         }
         Ok(Answer::Done)
+    }
+
+    /// What a CID, a name, a grid path or a ticket stands for.
+    async fn target_or_ticket(&self, what: &str, events: &mpsc::Sender<Event>) -> Result<Target> {
+        match Ticket::is_meant(what) {
+            true => self.redeem(what, events).await,
+            false => self.target(what).await,
+        }
     }
 
     /// What a CID, a name or a grid path stands for.

@@ -36,7 +36,7 @@ pub enum Request {
     },
     /// Read an object: as data, or to a new path.
     Get {
-        /// A CID, a name or a grid path.
+        /// A CID, a name, a grid path or a ticket.
         what: String,
         /// Where to; without it a file comes as data.
         to: Option<PathBuf>,
@@ -88,7 +88,7 @@ pub enum Request {
     },
     /// Keep an object although nothing names it.
     Pin {
-        /// A CID, a name or a grid path.
+        /// A CID, a name, a grid path or a ticket.
         what: String,
     },
     /// Keep it no longer.
