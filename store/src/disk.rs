@@ -10,8 +10,14 @@ pub mod sim;
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::ops::Range;
+#[cfg(target_os = "linux")]
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+
+use rustix::buffer::spare_capacity;
+use rustix::io::Errno;
 
 /// What a file is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,8 +61,19 @@ pub trait DiskFile: Send + Sync {
     /// Fills `buf`; `UnexpectedEof` if the file ends before.
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
 
+    /// As many bytes from `offset` on; `UnexpectedEof` if the file ends before.
+    fn read_vec_at(&self, len: usize, offset: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; len];
+        self.read_exact_at(&mut bytes, offset)?;
+        Ok(bytes)
+    }
+
     /// On an error, any part may have been written.
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+
+    /// Has the system begin to write what lies there to the disk, so that a later sync has less to wait for. Waits for
+    /// nothing, and promises nothing.
+    fn begin_writing(&self, _: Range<u64>) {}
 
     fn set_len(&self, size_bytes: u64) -> io::Result<()>;
 
@@ -131,8 +148,30 @@ impl DiskFile for File {
         FileExt::read_exact_at(self, buf, offset)
     }
 
+    /// Into memory that nobody has cleared before.
+    fn read_vec_at(&self, len: usize, offset: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::with_capacity(len);
+        while bytes.len() < len {
+            let at = offset + bytes.len() as u64;
+            match rustix::io::pread(self, spare_capacity(&mut bytes), at) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        bytes.truncate(len);
+        Ok(bytes)
+    }
+
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         FileExt::write_all_at(self, bytes, offset)
+    }
+
+    #[cfg(target_os = "linux")]
+    fn begin_writing(&self, Range { start, end }: Range<u64>) {
+        let (Ok(start), Ok(len)) = (start.try_into(), (end - start).try_into()) else { return };
+        // SAFETY: it has no pointers, and the descriptor is open. What fails here the next sync reports.
+        unsafe { libc::sync_file_range(self.as_raw_fd(), start, len, libc::SYNC_FILE_RANGE_WRITE) };
     }
 
     fn set_len(&self, size_bytes: u64) -> io::Result<()> {

@@ -41,6 +41,8 @@ impl Room {
 
 const VERSION: u16 = 1;
 const REWRITE_BYTES: u64 = 1 << 20;
+/// So much that was appended is written to the disk at once, while more is made: whoever syncs then waits for the rest alone.
+const WRITE_BYTES: u64 = 8 << 20;
 const MAX_OPEN_FILES: usize = 128;
 /// What the name of a damaged pack that was set aside ends with.
 const ASIDE: &str = ".damaged";
@@ -78,11 +80,13 @@ impl PackFile {
 
     /// Reads exactly `buf`.
     pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), Error> {
-        match self.file.read_exact_at(buf, offset) {
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                Err(self.corrupt(offset, "the file ends before the record does"))
-            }
-            other => other.map_err(Error::io("read", &self.path)),
+        self.file.read_exact_at(buf, offset).map_err(|error| self.read_error(offset, error))
+    }
+
+    fn read_error(&self, offset: u64, error: io::Error) -> Error {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => self.corrupt(offset, "the file ends before the record does"),
+            _ => Error::io("read", &self.path)(error),
         }
     }
 
@@ -95,8 +99,8 @@ impl PackFile {
 
     /// Reads the record at `offset` as it lies there; its CRCs are checked.
     pub fn read_encoded(&self, offset: u64, record_bytes: u32) -> Result<Vec<u8>, Error> {
-        let mut bytes = vec![0; record_bytes as usize];
-        self.read_at(offset, &mut bytes)?;
+        let read = self.file.read_vec_at(record_bytes as usize, offset);
+        let bytes = read.map_err(|error| self.read_error(offset, error))?;
         record::check(&bytes).map_err(|what| self.corrupt(offset, what))?;
         Ok(bytes)
     }
@@ -117,6 +121,10 @@ impl PackFile {
         match written {
             Ok(()) => {
                 self.stored.fetch_add(len, Ordering::Relaxed);
+                let full = |end: u64| end - end % WRITE_BYTES;
+                if full(end) < full(end + len) {
+                    self.file.begin_writing(full(end)..full(end + len));
+                }
                 Ok(())
             }
             Err(error) => {
