@@ -68,12 +68,17 @@ impl Request {
 
     /// A body, which may not be longer than `max_bytes` and must come fast enough.
     pub async fn body(&mut self, len: u64, max_bytes: u64) -> Result<Vec<u8>, Error> {
+        self.body_into(Vec::new(), len, max_bytes).await
+    }
+
+    /// As `body`, in the memory of `spare`.
+    pub async fn body_into(&mut self, spare: Vec<u8>, len: u64, max_bytes: u64) -> Result<Vec<u8>, Error> {
         let peer = self.peer;
         if len > max_bytes {
             return Err(self.rubbish("a body is longer than it may be"));
         }
         let allowed = self.limits.patience + Duration::from_secs_f64(len as f64 / self.limits.min_bytes_per_s as f64);
-        let read = timeout(allowed, wire::read_body(&mut self.stream, len)).await;
+        let read = timeout(allowed, wire::read_body(&mut self.stream, len, spare)).await;
         read.map_err(|_| Error::Slow { peer })?.map_err(Error::io(peer))
     }
 

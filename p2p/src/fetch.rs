@@ -74,6 +74,8 @@ struct Shared {
     plan: Mutex<Plan>,
     /// The plan changed, so that who waits may have something to do.
     changed: Notify,
+    /// Memory of records that were stored, for those to come: to clear it anew takes as long as to decrypt what comes.
+    spare: Mutex<Vec<Vec<u8>>>,
     /// Where each needed chunk stands in the plan.
     index: HashMap<Hash, usize>,
     total_bytes: u64,
@@ -83,6 +85,10 @@ struct Shared {
 impl Shared {
     fn plan(&self) -> MutexGuard<'_, Plan> {
         self.plan.lock().expect("no code that can panic runs under this lock")
+    }
+
+    fn spare(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+        self.spare.lock().expect("no code that can panic runs under this lock")
     }
 }
 
@@ -232,7 +238,8 @@ impl Network {
                     *allowed_bytes = allowed_bytes
                         .checked_sub(bytes)
                         .ok_or_else(|| request.rubbish("much more than was asked for"))?;
-                    let record = request.body(bytes, MAX_PARCEL_BYTES as u64).await?;
+                    let spare = shared.spare().pop().unwrap_or_default();
+                    let record = request.body_into(spare, bytes, MAX_PARCEL_BYTES as u64).await?;
                     self.shared.counters.received_bytes.fetch_add(bytes, Ordering::Relaxed);
                     Arrival::Record(peer, record)
                 }
@@ -274,7 +281,8 @@ fn prepare(store: &Arc<Store>, listing: Listing, progress: Option<Observer>) -> 
     }
     let total_bytes = needed.iter().map(|(_, size_bytes)| u64::from(*size_bytes)).sum();
     let plan = Mutex::new(Plan::new(needed, Instant::now()));
-    let shared = Arc::new(Shared { plan, changed: Notify::new(), index, total_bytes, progress });
+    let shared =
+        Arc::new(Shared { plan, changed: Notify::new(), spare: Mutex::default(), index, total_bytes, progress });
     Ok(Prepared { batch, listing, wanted, shared })
 }
 
@@ -357,6 +365,11 @@ fn store_record(
     }
     let done_bytes = plan.had_bytes();
     drop(plan);
+    let mut spare = shared.spare();
+    if spare.len() < MAX_WAITING {
+        spare.push(parcel.into_bytes());
+    }
+    drop(spare);
     if let Some(progress) = &shared.progress {
         progress(Progress { done_bytes, total_bytes: shared.total_bytes });
     }

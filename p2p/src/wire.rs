@@ -234,9 +234,10 @@ pub async fn read_or_end(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option
     Ok(Some(Frame { kind: head[5], header }))
 }
 
-/// Reads a body. Its length must have been checked against what is allowed here.
-pub async fn read_body(stream: &mut (impl AsyncRead + Unpin), len: u64) -> io::Result<Vec<u8>> {
-    let mut body = vec![0; usize::try_from(len).map_err(io::Error::other)?];
+/// Reads a body into `spare`, whatever that held. Its length must have been checked against what is allowed here.
+pub async fn read_body(stream: &mut (impl AsyncRead + Unpin), len: u64, spare: Vec<u8>) -> io::Result<Vec<u8>> {
+    let mut body = spare;
+    body.resize(usize::try_from(len).map_err(io::Error::other)?, 0);
     stream.read_exact(&mut body).await?;
     Ok(body)
 }
@@ -335,7 +336,7 @@ mod tests {
         assert_eq!(frame.expect::<Record>().unwrap(), header);
         assert!(frame.get::<Claim>().unwrap().is_none(), "of the same form, but another kind");
         assert!(frame.expect::<Claim>().is_err());
-        assert_eq!(block_on(read_body(&mut stream, 3)).unwrap(), b"abc");
+        assert_eq!(block_on(read_body(&mut stream, 3, Vec::new())).unwrap(), b"abc");
         assert!(block_on(read_or_end(&mut stream)).unwrap().is_none());
         let refused = |bytes: &[u8]| block_on(async { read(&mut &*bytes).await?.expect::<Record>() }).is_err();
         assert!(!refused(&bytes));

@@ -57,6 +57,11 @@ impl Parcel {
         self.record.members.iter().map(|member| (member.key, &self.record.plain()[member.range.clone()]))
     }
 
+    /// Its memory, for another; the bytes are those of the record.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.packed.unwrap_or_else(|| self.record.into_bytes())
+    }
+
     /// The record as it travels.
     fn encoded(&self) -> &[u8] {
         self.packed.as_deref().unwrap_or(self.record.encoded())

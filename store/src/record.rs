@@ -427,6 +427,11 @@ impl Record {
         &self.buffer
     }
 
+    /// As `encoded`, with its memory.
+    pub fn into_bytes(mut self) -> Vec<u8> {
+        std::mem::take(&mut self.buffer)
+    }
+
     /// The members' bytes one after the other.
     pub fn plain(&self) -> &[u8] {
         &self.buffer[self.skip..]
