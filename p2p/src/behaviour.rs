@@ -8,11 +8,12 @@ use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::{
     PeerId, StreamProtocol, Swarm, SwarmBuilder, allow_block_list, autonat, connection_limits, dcutr, identify, kad,
-    mdns, memory_connection_limits, noise, ping, relay, tcp, yamux,
+    mdns, memory_connection_limits, noise, ping, relay, tcp,
 };
 
 use crate::error::Error;
 use crate::limits::Limits;
+use crate::mux::{MAX_STREAMS, Mux};
 use crate::network::Config;
 use crate::providers::{Clock, Providers, Quota};
 use crate::streams::Streams;
@@ -20,8 +21,6 @@ use crate::tls::Tls;
 
 /// How long a connection on which nothing happens stays open.
 const IDLE: Duration = Duration::from_secs(600);
-/// Streams on one connection, ours and libp2p's. Each may hold 256 KiB that wait to be read.
-const MAX_STREAMS: usize = 128;
 /// Unread bytes of one stream and one connection over QUIC.
 const QUIC_STREAM_BYTES: u32 = 4 << 20;
 const QUIC_CONNECTION_BYTES: u32 = 16 << 20;
@@ -76,25 +75,19 @@ pub async fn swarm(keys: Keypair, config: &Config, clock: Clock) -> Result<Swarm
     };
     let builder = SwarmBuilder::with_existing_identity(keys)
         .with_tokio()
-        .with_tcp(tcp::Config::default().nodelay(true), security, yamux)
+        .with_tcp(tcp::Config::default().nodelay(true), security, Mux::new)
         .map_err(start("make keys for TLS and Noise"))?
         .with_quic_config(quic)
         .with_dns()
         .map_err(start("read the configuration of DNS (/etc/resolv.conf)"))?
-        .with_websocket(security, yamux)
+        .with_websocket(security, Mux::new)
         .await
         .map_err(start("set up WebSocket"))?
-        .with_relay_client(security, yamux)
+        .with_relay_client(security, Mux::new)
         .map_err(start("set up relaying"))?
         .with_behaviour(|keys, relay| behaviour(keys, relay, config, clock))
         .map_err(start("look for peers on the local network (mDNS)"))?;
     Ok(builder.with_swarm_config(|swarm| swarm.with_idle_connection_timeout(IDLE)).build())
-}
-
-fn yamux() -> yamux::Config {
-    let mut yamux = yamux::Config::default();
-    yamux.set_max_num_streams(MAX_STREAMS);
-    yamux
 }
 
 fn start<E: std::error::Error + Send + Sync + 'static>(what: &'static str) -> impl FnOnce(E) -> Error {

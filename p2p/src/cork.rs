@@ -1,6 +1,6 @@
 //! Gathers small writes into large ones, as the option of TCP of this name does.
 //!
-//! yamux writes the head of a frame, then its body of 16 KiB at most, and flushes. Under it lies TLS, where each write becomes a
+//! yamux writes the head of a frame, then its body of 64 KiB at most, and flushes. Under it lies TLS, where each write becomes a
 //! record and each flush a system call. So a flush is put off until the task is polled again, by which time whatever else it
 //! had to write is here as well.
 

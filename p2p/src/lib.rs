@@ -24,6 +24,7 @@ mod error;
 mod fetch;
 mod limits;
 mod listing;
+mod mux;
 mod network;
 mod node;
 mod peers;
