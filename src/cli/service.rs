@@ -10,7 +10,6 @@ use clap::{Args, Subcommand};
 use super::Globals;
 use super::options::Options;
 use crate::error::{Code, Error, Result};
-use crate::home;
 
 const UNIT: &str = "gridfs.service";
 /// First line of a unit that may be replaced and removed here.
@@ -26,7 +25,7 @@ const HARDENING: &str = "\
 NoNewPrivileges=yes
 CapabilityBoundingSet=CAP_SYS_ADMIN CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_FOWNER
 LockPersonality=yes
-RestrictAddressFamilies=AF_UNIX
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
 RestrictRealtime=yes
 RestrictSUIDSGID=yes
 SystemCallArchitectures=native
@@ -82,12 +81,9 @@ impl Install {
     fn run(self, globals: &Globals) -> Result<()> {
         let options = Options::parse(&self.options)?;
         let home = options.home.as_deref().unwrap_or(&globals.home);
-        let directory = match &self.directory {
-            Some(directory) => existing(directory)?,
-            None => home::default_mount(home),
-        };
+        let directory = self.directory.as_deref().map(existing).transpose()?;
         let program = std::env::current_exe().map_err(|e| failed("find", Path::new("this program"), e))?;
-        let unit = unit(self.user, &program, home, &directory, &self.options)?;
+        let unit = unit(self.user, &program, home, directory.as_deref(), &self.options)?;
         let path = path(self.user)?;
         refuse_foreign(&path)?;
         fs::create_dir_all(path.parent().expect("it is in a directory")).map_err(|e| failed("write", &path, e))?;
@@ -160,8 +156,11 @@ fn refuse_foreign(path: &Path) -> Result<()> {
     }
 }
 
-fn unit(user: bool, program: &Path, home: &Path, directory: &Path, options: &[String]) -> Result<String> {
-    let (program, directory) = (argument(program)?, argument(directory)?);
+/// Without a directory the unit names none either: `gridfs mount` makes its own.
+fn unit(user: bool, program: &Path, home: &Path, directory: Option<&Path>, options: &[String]) -> Result<String> {
+    let program = argument(program)?;
+    let directory =
+        directory.map(|path| argument(path).map(|path| format!(" {path}"))).transpose()?.unwrap_or_default();
     let variable = quoted(&format!("GRID_HOME={}", text(home)?), &[("%", "%%")]);
     let mut given = String::new();
     for list in options {
@@ -179,8 +178,8 @@ Description=gridfs, a content-addressed cache that is mounted
 [Service]
 Type=notify
 Environment={variable}
-ExecStart={program} mount --foreground{given} {directory}
-ExecStop={program} umount {directory}
+ExecStart={program} mount --foreground{given}{directory}
+ExecStop={program} umount{directory}
 Restart=on-failure
 RestartSec=1
 TimeoutStopSec=60
@@ -238,7 +237,8 @@ mod tests {
     #[test]
     fn a_unit_names_program_home_and_directory_as_they_are() {
         let options = ["allow_other,stat=compute".to_owned()];
-        let unit = unit(true, Path::new("/opt/a b/gridfs"), Path::new("/h/100%"), Path::new("/m\"$x\\"), &options);
+        let unit =
+            unit(true, Path::new("/opt/a b/gridfs"), Path::new("/h/100%"), Some(Path::new("/m\"$x\\")), &options);
         let unit = unit.unwrap();
         let line = |key: &str| unit.lines().find_map(|line| line.strip_prefix(key)).unwrap().to_owned();
         assert_eq!(unit.lines().next(), Some(MARK));
@@ -248,12 +248,14 @@ mod tests {
         assert_eq!(line("ExecStop="), r#""/opt/a b/gridfs" umount "/m\"$$x\\""#);
         assert_eq!(line("WantedBy="), "default.target");
         assert!(!unit.contains("NoNewPrivileges"));
+        let of_its_own = super::unit(false, Path::new("/bin/gridfs"), Path::new("/h"), None, &[]).unwrap();
+        assert!(of_its_own.contains("\nExecStart=\"/bin/gridfs\" mount --foreground\n"), "{of_its_own}");
     }
 
     #[test]
     fn a_path_that_no_unit_can_name_is_refused() {
         let program = Path::new("/bin/gridfs");
-        let error = unit(false, program, Path::new("/home\n/x"), Path::new("/mnt"), &[]).unwrap_err();
+        let error = unit(false, program, Path::new("/home\n/x"), None, &[]).unwrap_err();
         assert_eq!(error.code, Code::Usage);
     }
 }
