@@ -1,5 +1,5 @@
-//! What this node answers its peers: results that it remembers under promises that share, its claims to them, and objects that
-//! are shared. What went by a name of this node, or holds for a while only, is not told: its receipt says the names, and it may
+//! What this node answers its peers: results that it remembers under promises that share, its claims to them, the names that it or
+//! whom it follows publishes, and objects that are shared. What went by a name of this node, or holds for a while only, is not told: its receipt says the names, and it may
 //! not hold elsewhere.
 //!
 //! A call whose result is not remembered is run for a peer if the owner lets calls be run (`workload.rs`) and the promise names this
@@ -64,6 +64,24 @@ impl Answers for Answering {
         })
     }
 
+    fn head(&self, _from: PeerId, node: [u8; 32]) -> Answered<Option<gridfs_p2p::Head>> {
+        let kernel = self.kernel.upgrade();
+        Box::pin(async move {
+            let (kernel, node) = (kernel?, NodeId(node));
+            let looked = tokio::task::spawn_blocking(move || match node == kernel.identity.id() {
+                true => kernel.published.head(&kernel.identity),
+                false => crate::followed::pass_on(&kernel.store, &node),
+            });
+            match looked.await.ok()? {
+                Ok(head) => head,
+                Err(error) => {
+                    tracing::warn!(%node, %error, "a peer can't be told the names of a node");
+                    None
+                }
+            }
+        })
+    }
+
     fn may_read(&self, from: PeerId, cid: &Cid) -> bool {
         let Some(kernel) = self.kernel.upgrade() else { return false };
         // What can't be told is not told.
@@ -106,9 +124,10 @@ fn stopping() -> Refusal {
 }
 
 impl Kernel {
-    /// Whether peers may read an object: it was shared, or is the result of a call under a promise that shares.
+    /// Whether peers may read an object: it was shared, a published name stands for it, or it is the result of a call under a promise
+    /// that shares.
     pub fn is_shared(&self, cid: &Cid) -> Result<bool> {
-        Ok(self.peers.offers(cid) || SHARED.has(&self.store, cid)?)
+        Ok(self.peers.offers(cid) || SHARED.has(&self.store, cid)? || self.published.shares(cid)?)
     }
 
     fn known_to_peer(&self, asked: &Asked) -> Result<Option<CallAnswer>> {

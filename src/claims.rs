@@ -307,7 +307,7 @@ fn record(call: &Call, claim: &Claim) -> Result<Reply> {
 }
 
 /// Keeps the evidence against a signer, and forgets what it gave.
-fn denounce(kernel: &Arc<Kernel>, issuer: &NodeId, claims: Vec<Vec<u8>>, why: &str) -> Result<()> {
+pub(crate) fn denounce(kernel: &Arc<Kernel>, issuer: &NodeId, claims: Vec<Vec<u8>>, why: &str) -> Result<()> {
     // Two results of its own are for this node to explain: all that it has would go.
     if *issuer == kernel.identity.id() {
         tracing::warn!(why, "this node's own claims differ");

@@ -29,6 +29,7 @@ use crate::names::Names;
 use crate::parms::Parms;
 use crate::peers::Peers;
 use crate::promise::{Promise, Source};
+use crate::published::Published;
 use crate::receipt::Receipt;
 use crate::syscalls::{Key, Steps, Syscalls};
 
@@ -102,6 +103,10 @@ pub struct Kernel {
     pub(crate) unasked: Notify,
     /// Held by who makes room.
     pub(crate) making_room: Mutex<()>,
+    /// The names that peers may see.
+    pub published: Published,
+    /// Held while it changes whom this node follows, or what is known of them.
+    pub(crate) following: Mutex<()>,
 }
 
 impl Kernel {
@@ -127,6 +132,8 @@ impl Kernel {
             collected_at: AtomicU64::new(0),
             unasked: Notify::new(),
             making_room: Mutex::default(),
+            published: Published::new(store.clone(), names.clone()),
+            following: Mutex::default(),
             store,
             names,
             identity,

@@ -3,26 +3,29 @@
 
 use std::sync::Arc;
 
-use gridfs_store::{Batch, Cid, Durability, Hash, Store, cbor};
+use gridfs_store::{Batch, Cid, Durability, Store, cbor};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Code, Error, Result};
+use crate::followed::FOLLOWED;
+use crate::published::{HEAD, PUBLISHED};
+use crate::records::Records;
 
 /// Longest note kept with a mark, in bytes.
 const MAX_NOTE_BYTES: usize = 4096;
 
 /// Objects that are kept although no name stands for them.
-pub const PINS: Marks = Marks("pin/");
+pub const PINS: Marks = Marks(Records("pin/"));
 /// Promises that the node accepts.
-pub const ACCEPTED: Marks = Marks("accepted/");
+pub const ACCEPTED: Marks = Marks(Records("accepted/"));
 /// Objects that any peer may read.
-pub const SHARED: Marks = Marks("shared/");
+pub const SHARED: Marks = Marks(Records("shared/"));
 /// Claims that show their signers to be liars.
-pub const EVIDENCE: Marks = Marks("evidence/");
+pub const EVIDENCE: Marks = Marks(Records("evidence/"));
 
 /// One kind of mark; all kinds are roots of a collection of garbage.
 #[derive(Clone, Copy)]
-pub struct Marks(&'static str);
+pub struct Marks(Records);
 
 /// One marked object.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -44,61 +47,50 @@ struct Stored {
     time_ms: u64,
 }
 
-/// Whether a memo's label is that of a mark.
+/// Whether a memo's label is that of a mark, or of another record that a collection leaves.
 pub fn is_mark(label: &[u8]) -> bool {
-    [PINS, ACCEPTED, SHARED, EVIDENCE].iter().any(|marks| label.starts_with(marks.0.as_bytes()))
+    let marks = [PINS, ACCEPTED, SHARED, EVIDENCE].map(|marks| marks.0);
+    marks.into_iter().chain([PUBLISHED, HEAD, FOLLOWED]).any(|records| records.has_label(label))
 }
 
 impl Marks {
-    fn label(self, cid: &Cid) -> Vec<u8> {
-        format!("{}{cid}", self.0).into_bytes()
-    }
-
-    fn key(self, cid: &Cid) -> Hash {
-        Hash::of(&self.label(cid))
-    }
-
     /// Marks an object, durably.
     pub fn set(self, store: &Arc<Store>, cid: &Cid, note: &str) -> Result<()> {
+        self.set_all(store, [cid], note)
+    }
+
+    /// Marks objects, durably, at once.
+    pub fn set_all<'a>(self, store: &Arc<Store>, cids: impl IntoIterator<Item = &'a Cid>, note: &str) -> Result<()> {
         let note = note.chars().take(MAX_NOTE_BYTES / 4).collect();
-        let time_ms = crate::time::now_ms();
+        let stored = cbor::to_vec(&Stored { v: 1, note, time_ms: crate::time::now_ms() });
         let mut batch: Batch = store.batch();
-        batch.put_memo(self.key(cid), &self.label(cid), &cbor::to_vec(&Stored { v: 1, note, time_ms }))?;
+        cids.into_iter().try_for_each(|cid| self.0.put(&mut batch, &cid.to_string(), &stored))?;
         batch.commit(Durability::Durable)?;
         Ok(())
     }
 
     /// Whether an object has such a mark.
     pub fn has(self, store: &Arc<Store>, cid: &Cid) -> Result<bool> {
-        Ok(store.memo(&self.key(cid))?.is_some())
+        Ok(self.0.get(store, &cid.to_string())?.is_some())
     }
 
     /// Removes a mark, durably; false if there was none.
     pub fn remove(self, store: &Arc<Store>, cid: &Cid) -> Result<bool> {
-        if store.memo(&self.key(cid))?.is_none() {
-            return Ok(false);
-        }
-        let mut batch = store.batch();
-        batch.forget_memo(self.key(cid))?;
-        batch.commit(Durability::Durable)?;
-        Ok(true)
+        self.0.remove(store, &cid.to_string())
     }
 
     /// All marks of this kind, by CID.
     pub fn all(self, store: &Arc<Store>) -> Result<Vec<Mark>> {
-        let mut marks = Vec::new();
-        for memo in store.memos(self.0.as_bytes())? {
-            let (label, key) = memo?;
-            let text = String::from_utf8_lossy(&label[self.0.len()..]).into_owned();
-            let unreadable =
-                |what: String| Error::new(Code::Corrupt, format!("the mark {}{text} can't be read: {what}", self.0));
-            let cid = text.parse().map_err(|e| unreadable(format!("{e}")))?;
-            // Removed just now.
-            let Some(value) = store.memo(&key)? else { continue };
-            let stored: Stored = cbor::from_slice(&value).map_err(|e| unreadable(e.to_string()))?;
-            marks.push(Mark { cid, note: stored.note, time_ms: stored.time_ms });
-        }
-        Ok(marks)
+        let records = self.0.all(store)?.into_iter();
+        records.map(|(text, value)| self.mark(&text, &value)).collect()
+    }
+
+    fn mark(self, text: &str, value: &[u8]) -> Result<Mark> {
+        let unreadable =
+            |what: String| Error::new(Code::Corrupt, format!("the mark {}{text} can't be read: {what}", self.0.0));
+        let cid = text.parse().map_err(|e| unreadable(format!("{e}")))?;
+        let stored: Stored = cbor::from_slice(value).map_err(|e| unreadable(e.to_string()))?;
+        Ok(Mark { cid, note: stored.note, time_ms: stored.time_ms })
     }
 }
 

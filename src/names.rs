@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use gridfs_store::{AnyCid, Cid, CidError, Codec, Durability, Lease, Store, cbor};
 use gridfs_store::{Target, Tree, TreeEntry};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use crate::builtins::BUILTINS_KEY;
 use crate::error::{Code, Error, Result};
@@ -56,6 +57,7 @@ pub struct Names {
     state: RwLock<State>,
     /// Held while a change is made, so that changes follow one another.
     changing: Mutex<()>,
+    changed: watch::Sender<()>,
 }
 
 impl Names {
@@ -70,7 +72,13 @@ impl Names {
             })?,
             None => Arc::new(Tree::default()),
         };
-        Ok(Names { store, home, state: RwLock::new(State { root, table }), changing: Mutex::new(()) })
+        let (state, changing) = (RwLock::new(State { root, table }), Mutex::new(()));
+        Ok(Names { store, home, state, changing, changed: watch::Sender::default() })
+    }
+
+    /// Tells when they change.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
     }
 
     /// The names that stand for an object, in order.
@@ -203,6 +211,7 @@ impl Names {
         let _kept = batch.commit(Durability::Durable)?;
         self.home.set_cids(&[(ROOT_KEY, cid)])?;
         *self.state.write().expect("no panic while it is held") = State { root: Some(cid), table };
+        self.changed.send_replace(());
         Ok(cid)
     }
 }

@@ -17,6 +17,7 @@ use tokio::sync::OnceCell;
 use crate::answers::Answering;
 use crate::authority::Authority;
 use crate::cache::Failures;
+use crate::describe::Runner;
 use crate::error::{Code, Error, Result};
 use crate::flights::Flights;
 use crate::identity::NodeId;
@@ -27,6 +28,7 @@ use crate::module::{Call, Reply};
 use crate::promise::Source;
 use crate::receipt::cid_of;
 use crate::workload::Workload;
+use crate::{followed, partial, published};
 
 /// Peers asked for one object.
 pub(crate) const MAX_ASKED: usize = 8;
@@ -165,6 +167,9 @@ impl Peers {
             let answers = Arc::new(Answering::new(Arc::downgrade(kernel)));
             let network = Network::start(config, kernel.store.clone(), answers).await.map_err(Error::from)?;
             tokio::spawn(offer_all(Arc::downgrade(kernel), network.clone()));
+            let changes = kernel.names.changes();
+            tokio::spawn(published::keep_announced(Arc::downgrade(kernel), network.clone(), changes));
+            tokio::spawn(followed::keep_updated(Arc::downgrade(kernel), network.clone()));
             Ok::<_, Error>(network)
         };
         kernel.peers.network.get_or_try_init(|| begin).await
@@ -192,8 +197,17 @@ impl Peers {
         if matches!(call.caller.authority, Authority::Peer(..)) {
             return Ok(());
         }
-        let inputs = call.parms.inputs().filter(|cid| *cid != call.parms.module);
-        Peers::supply(&call.kernel, call.promise.source, inputs).await
+        let inputs: Vec<Cid> = call.parms.inputs().filter(|cid| *cid != call.parms.module).collect();
+        Peers::supply(&call.kernel, call.promise.source, inputs.iter().copied()).await?;
+        // `cas` opens nothing in a directory, any other module may open all of it.
+        if call.module.runner == Runner::Cas || call.promise.source == Source::Local {
+            return Ok(());
+        }
+        for cid in inputs {
+            let missing = partial::missing(&call.kernel.store, &cid)?;
+            Peers::supply(&call.kernel, call.promise.source, missing).await?;
+        }
+        Ok(())
     }
 
     /// Fetches those of these objects that are not stored here.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
 use gridfs_modules::manifest::ArgKind;
-use gridfs_modules::{Denial, walk};
+use gridfs_modules::{Denial, WalkError, walk};
 use gridfs_store::Target;
 use gridfs_store::{AnyCid, Cid, CidError, Codec, cbor};
 
@@ -18,7 +18,9 @@ use crate::error::{Code, Error, Result};
 use crate::kernel::Kernel;
 use crate::module::{Caller, Reply};
 use crate::parms::{Parms, Value};
+use crate::partial;
 use crate::path::{self, GridPath};
+use crate::peers::Peers;
 use crate::receipt::{Receipt, cid_of};
 
 /// Most names, and most nested calls, that one evaluation may go by.
@@ -205,18 +207,58 @@ impl Resolver {
     pub fn path<'a>(&'a self, spelled: &'a str) -> Resolving<'a, Target> {
         Box::pin(async move {
             let Some((parms, inside)) = self.path_parms(spelled).await? else { return Ok(None) };
+            let promise = parms.promise;
             let Some(reply) = self.call(parms).await? else { return Ok(None) };
-            let Some(root) = inside else { return Ok(Some(reply.result)) };
-            let Target::Directory { cid } = reply.result else {
-                return Err(Error::new(
-                    Code::UnknownName,
-                    format!("{spelled:?}: the result is a file, not a directory"),
-                ));
+            let target = match (inside, reply.result) {
+                (None, result) => result,
+                (Some(inside), Target::Directory { cid }) => {
+                    let found = self.inside(&promise, cid, &inside).await;
+                    match found.map_err(|e| e.during(format!("{spelled:?}")))? {
+                        Some(target) => target,
+                        None => return Ok(None),
+                    }
+                }
+                (Some(_), _) => {
+                    let why = format!("{spelled:?}: the result is a file, not a directory");
+                    return Err(Error::new(Code::UnknownName, why));
+                }
             };
-            let target = walk(&self.kernel.store, cid, root.as_bytes(), true)
-                .map_err(|e| Error::from(e).during(format!("{spelled:?}")))?;
-            Ok(Some(target))
+            let store = &self.kernel.store;
+            let missing = match cid_of(&target) {
+                Some(cid) if !store.contains(&cid)? => vec![cid],
+                Some(cid) if self.reach == Reach::Calls => partial::missing(store, &cid)?,
+                _ => Vec::new(),
+            };
+            Ok(self.supply(&promise, missing).await?.then_some(target))
         })
+    }
+
+    /// What stands at a path in a directory; what is missing on the way is fetched.
+    async fn inside(&self, promise: &Cid, directory: Cid, path: &str) -> Result<Option<Target>> {
+        let mut fetched = None;
+        loop {
+            match walk(&self.kernel.store, directory, path.as_bytes(), true) {
+                Err(WalkError::Store(gridfs_store::Error::NotFound { cid })) if fetched != Some(cid) => {
+                    if !self.supply(promise, vec![cid]).await? {
+                        return Ok(None);
+                    }
+                    fetched = Some(cid);
+                }
+                found => return Ok(Some(found?)),
+            }
+        }
+    }
+
+    /// Fetches what is missing of a directory, if promise and right allow it; what then is still missing is told by who reads
+    /// it. False if the resolver may not.
+    async fn supply(&self, promise: &Cid, missing: Vec<Cid>) -> Result<bool> {
+        if self.reach == Reach::Known && !missing.is_empty() {
+            return Ok(false);
+        }
+        if !missing.is_empty() && !matches!(self.caller.authority, Authority::Peer(..)) {
+            Peers::supply(&self.kernel, self.kernel.promise(promise)?.source, missing).await?;
+        }
+        Ok(true)
     }
 
     /// The module of this name or CID; fetched if it is not here, and promise and reach allow it.

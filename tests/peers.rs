@@ -11,6 +11,8 @@ use gridfs_store::{Cid, Codec, Durability, Options, Store, cbor};
 
 #[path = "peers/calls.rs"]
 mod calls;
+#[path = "peers/names.rs"]
+mod names;
 
 const LISTEN: &str = "/ip4/127.0.0.1/tcp/0";
 

@@ -15,7 +15,9 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use gridfs_p2p::{Answers, CallAnswer, CallRequest, Code, Config, Fetch, Limits, Multiaddr, Network, PeerId, Refusal};
+use gridfs_p2p::{
+    Answers, CallAnswer, CallRequest, Code, Config, Fetch, Head, Limits, Multiaddr, Network, PeerId, Refusal,
+};
 use gridfs_store::{Cid, Codec, Durability, Hash, Options, Store};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -30,6 +32,10 @@ impl Answers for Open {
 
     fn claims(&self, _: PeerId, _: Hash) -> BoxFuture<'static, Vec<Vec<u8>>> {
         async { Vec::new() }.boxed()
+    }
+
+    fn head(&self, _: PeerId, _: [u8; 32]) -> BoxFuture<'static, Option<Head>> {
+        async { None }.boxed()
     }
 
     fn may_read(&self, _: PeerId, _: &Cid) -> bool {

@@ -10,10 +10,10 @@ use tokio::time::timeout;
 
 use crate::error::{Blame, Code, Error, Refusal};
 use crate::limits::Limits;
-use crate::network::{CallAnswer, CallRequest, Network};
+use crate::network::{CallAnswer, CallRequest, Head, Network};
 use crate::wire::{
-    self, Called, Claim, Claims, Frame, GetCall, GetClaims, Header, Key, MAX_CLAIM_BYTES, MAX_CLAIMS, MAX_PARMS_BYTES,
-    MAX_TOKEN_BYTES, MAX_WORDS_BYTES, Refused,
+    self, Called, Claim, Claims, Frame, GetCall, GetClaims, GetHead, Headed, Header, Key, MAX_CLAIM_BYTES, MAX_CLAIMS,
+    MAX_HEAD_BYTES, MAX_PARMS_BYTES, MAX_TABLE_BYTES, MAX_TOKEN_BYTES, MAX_WORDS_BYTES, Refused,
 };
 
 /// A stream to a peer that carries one request, and its limits.
@@ -148,5 +148,26 @@ impl Network {
         }
         asked.end().await?;
         Ok(claims)
+    }
+
+    /// The names that a node publishes, as this peer knows them: the node itself, or one that follows it. `None` if they are those of
+    /// the head with the hash `known`. Nothing about them is checked.
+    pub async fn head(&self, peer: PeerId, node: [u8; 32], known: Option<Hash>) -> Result<Option<Head>, Error> {
+        let head = self.head_unnoted(peer, node, known).await;
+        self.note(peer, &head);
+        head
+    }
+
+    async fn head_unnoted(&self, peer: PeerId, node: [u8; 32], known: Option<Hash>) -> Result<Option<Head>, Error> {
+        let header = GetHead { node: Bytes(node.to_vec()), known: known.map(Key) };
+        let mut asked = Request::send(self, peer, &header).await?;
+        let Headed { head_bytes, table_bytes } = asked.expect().await?;
+        let signed = asked.body(head_bytes, MAX_HEAD_BYTES).await?;
+        let table = asked.body(table_bytes, MAX_TABLE_BYTES).await?;
+        if signed.is_empty() && known.is_none() {
+            return Err(asked.rubbish("no head, as if it were known"));
+        }
+        asked.end().await?;
+        Ok((!signed.is_empty()).then_some(Head { signed, table }))
     }
 }

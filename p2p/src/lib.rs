@@ -1,7 +1,7 @@
 //! Peers: finding them, and verified bytes and claims from them, over libp2p.
 //!
 //! A [`Network`] is a node's place among its peers. It finds who provides a key ([`Network::find`]), has peers answer calls
-//! ([`Network::call`]), asks for their claims, fetches objects into the store ([`Network::fetch`]) or reads parts of them
+//! ([`Network::call`]), asks for their claims and for the names that they publish, fetches objects into the store ([`Network::fetch`]) or reads parts of them
 //! ([`Network::fetch_range`]), and answers the same to others through the trait [`Answers`], which the node above implements.
 //! `PROTOCOL.md` beside this crate describes every frame.
 //!
@@ -42,7 +42,7 @@ pub use fetch::{Fetch, Fetched, Progress};
 pub use libp2p::multiaddr::Protocol;
 pub use libp2p::{Multiaddr, PeerId};
 pub use limits::Limits;
-pub use network::{Answers, CallAnswer, CallRequest, Config, Network, Stats, peer_id, peer_key};
+pub use network::{Answers, CallAnswer, CallRequest, Config, Head, Network, Stats, peer_id, peer_key};
 pub use peers::Peer;
 pub use range::Part;
 pub use wire::Kind;

@@ -65,6 +65,15 @@ pub struct CallAnswer {
     pub claim: Vec<u8>,
 }
 
+/// The names that a node publishes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// The head, signed by the node.
+    pub signed: Vec<u8>,
+    /// The table that it names.
+    pub table: Vec<u8>,
+}
+
 /// What the node above answers its peers. Each future is dropped when the peer no longer wants its answer.
 pub trait Answers: Send + Sync + 'static {
     /// Makes a call for a peer, by the right of its token, within the deadline.
@@ -72,6 +81,9 @@ pub trait Answers: Send + Sync + 'static {
 
     /// The signed claims known under a memo key; at most 16 of 1 MiB are told.
     fn claims(&self, from: PeerId, key: Hash) -> BoxFuture<'static, Vec<Vec<u8>>>;
+
+    /// The names that the node with this key publishes, if that is this one, or one whose names it knows.
+    fn head(&self, from: PeerId, node: [u8; 32]) -> BoxFuture<'static, Option<Head>>;
 
     /// Whether a peer may read an object, and with it all that belongs to it. May look into files: it is asked on threads
     /// that may wait. A result that [`Answers::call`] gave is asked for next.

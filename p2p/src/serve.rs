@@ -21,9 +21,10 @@ use tokio::time::timeout;
 use crate::error::{Code, Refusal};
 use crate::network::{Answers, CallRequest, Shared};
 use crate::wire::{
-    self, Called, Claim, Claims, Done, End, Frame, FrameError, GetCall, GetChunks, GetClaims, GetObject, GetRange,
-    Header, Kind, Listed, MAX_CHUNKS, MAX_CLAIM_BYTES, MAX_CLAIMS, MAX_INLINE_BYTES, MAX_LISTING_BYTES, MAX_OBJECTS,
-    MAX_PARMS_BYTES, MAX_RANGE_BYTES, MAX_TOKEN_BYTES, MAX_WHOLE_BYTES, MAX_WORDS_BYTES, Ranged, Record, Refused, Want,
+    self, Called, Claim, Claims, Done, End, Frame, FrameError, GetCall, GetChunks, GetClaims, GetHead, GetObject,
+    GetRange, Headed, Header, Kind, Listed, MAX_CHUNKS, MAX_CLAIM_BYTES, MAX_CLAIMS, MAX_HEAD_BYTES, MAX_INLINE_BYTES,
+    MAX_LISTING_BYTES, MAX_OBJECTS, MAX_PARMS_BYTES, MAX_RANGE_BYTES, MAX_TABLE_BYTES, MAX_TOKEN_BYTES,
+    MAX_WHOLE_BYTES, MAX_WORDS_BYTES, Ranged, Record, Refused, Want,
 };
 
 /// Frames that wait to be sent on a stream: at most 6 MiB.
@@ -176,6 +177,8 @@ impl Server {
             self.object(peer, stream, request.cid).await
         } else if let Some(request) = frame.get::<GetChunks>()? {
             self.chunks(peer, stream, request.cid).await
+        } else if let Some(request) = frame.get::<GetHead>()? {
+            self.head(peer, stream, request).await
         } else if let Some(request) = frame.get::<GetRange>()? {
             self.range(peer, stream, request).await
         } else {
@@ -214,6 +217,21 @@ impl Server {
             self.send(stream, &Claim { bytes: claim.len() as u64 }, &claim).await?;
         }
         Ok(())
+    }
+
+    async fn head(&self, peer: PeerId, stream: &mut Stream, request: GetHead) -> Result<(), Stop> {
+        let node = request.node.0.try_into().map_err(|_| Refusal::new(Code::Malformed, "a node's key has 32 bytes"))?;
+        let answer = timeout(self.shared.limits.patience, self.answers.head(peer, node)).await;
+        let head = answer.map_err(|_| Refusal::new(Code::Busy, "it took too long to look"))?;
+        let head = head
+            .filter(|head| head.signed.len() as u64 <= MAX_HEAD_BYTES && head.table.len() as u64 <= MAX_TABLE_BYTES);
+        let head = head.ok_or_else(|| Refusal::new(Code::Unknown, "no names of that node are known here"))?;
+        if request.known == Some(wire::Key(Hash::of(&head.signed))) {
+            return self.send(stream, &Headed { head_bytes: 0, table_bytes: 0 }, &[]).await;
+        }
+        let (head_bytes, table_bytes) = (head.signed.len() as u64, head.table.len() as u64);
+        let headed = Headed { head_bytes, table_bytes };
+        self.send(stream, &headed, &[head.signed, head.table].concat()).await
     }
 
     /// Refuses what the peer may not read, and what is not here, in the same words.

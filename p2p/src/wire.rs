@@ -27,6 +27,10 @@ pub const MAX_TOKEN_BYTES: usize = 16 << 10;
 pub const MAX_CLAIM_BYTES: u64 = 1 << 20;
 /// Claims in one answer.
 pub const MAX_CLAIMS: u64 = 16;
+/// Longest head of a symbol table.
+pub const MAX_HEAD_BYTES: u64 = 1 << 10;
+/// Longest table that goes with it.
+pub const MAX_TABLE_BYTES: u64 = 2 << 20;
 /// Longest words of a refusal.
 pub const MAX_WORDS_BYTES: usize = 1024;
 /// Directories and records travel whole in a listing; this is the longest.
@@ -80,6 +84,8 @@ headers! {
     3 GetObject { cid: Cid };
     /// Request 4: chunks of an object and of all that belongs to it; want-lists follow.
     4 GetChunks { cid: Cid };
+    /// Request 5: the head of the table of names that a node publishes, unless it is the one of this hash.
+    5 GetHead { node: Bytes, known: Option<Key> };
     /// Request 6: a part of an object, with its proof. An offset beyond the end asks for the last byte.
     6 GetRange { cid: Cid, length: u64, offset: u64 };
     /// On a stream of chunks: hashes one after the other.
@@ -102,6 +108,8 @@ headers! {
     71 Done { missing: Bytes };
     /// A part of an object: its groups follow, after what proves them.
     72 Ranged { size: u64, bytes: u64, proof_bytes: u64 } body |part| part.bytes.saturating_add(part.proof_bytes);
+    /// The head of a table of names: it follows, and then the table. Both are empty if it is the one that is known.
+    73 Headed { head_bytes: u64, table_bytes: u64 } body |head| head.head_bytes.saturating_add(head.table_bytes);
 }
 
 impl Listed {
@@ -305,6 +313,9 @@ mod tests {
         golden(encode(&GetClaims { key: Key(hash) }), "02", format!("a1636b6579{HASH}"));
         golden(encode(&GetObject { cid }), "03", format!("a163636964{LINK}"));
         golden(encode(&GetChunks { cid }), "04", format!("a163636964{LINK}"));
+        let head = GetHead { node: Bytes(vec![7]), known: Some(Key(hash)) };
+        golden(encode(&head), "05", format!("a2646e6f64654107656b6e6f776e{HASH}"));
+        golden(encode(&GetHead { known: None, ..head }), "05", "a2646e6f64654107656b6e6f776ef6".into());
         let range = GetRange { cid, length: 1, offset: 24 };
         golden(encode(&range), "06", format!("a363636964{LINK}666c656e67746801666f66667365741818"));
         golden(encode(&Want { hashes: join_hashes(&[hash]) }), "20", format!("a166686173686573{HASH}"));
@@ -324,6 +335,9 @@ mod tests {
         let ranged = Ranged { size: 3, bytes: 2, proof_bytes: 64 };
         golden(encode(&ranged), "48", "a36473697a65036562797465730 26b70726f6f665f62797465731840".replace(' ', ""));
         assert_eq!(ranged.body_bytes(), 66);
+        let headed = Headed { head_bytes: 200, table_bytes: 3 };
+        golden(encode(&headed), "49", "a26a686561645f627974657318c86b7461626c655f627974657303".into());
+        assert_eq!(headed.body_bytes(), 203);
     }
 
     #[test]

@@ -124,7 +124,8 @@ pub(crate) fn write_rows(out: &mut dyn io::Write, rows: &[Row]) -> io::Result<()
     for row in rows {
         let size = row.size_bytes.map(|size| size.to_string()).unwrap_or_default();
         let cid = row.cid.as_deref().unwrap_or("-");
-        writeln!(out, "{:width$}  {:<10} {size:>12}  {cid}", row.name, row.kind)?;
+        let published = if row.published { "  published" } else { "" };
+        writeln!(out, "{:width$}  {:<10} {size:>12}  {cid}{published}", row.name, row.kind)?;
     }
     Ok(())
 }

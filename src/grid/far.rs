@@ -3,7 +3,7 @@
 //! A part is believed because the object's hash proves it (p2p/PROTOCOL.md, *range*). It is not stored: the pages that Linux
 //! keeps are what is remembered of it. Who reads much of a file has all of it fetched into the store.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use gridfs_p2p::{Part, PeerId};
@@ -28,7 +28,7 @@ const PART_BYTES: u64 = 1 << 20;
 const MAX_PARTS_BYTES: u64 = 16 << 20;
 /// Files open in this way at a time; each holds one part in memory.
 const MAX_OPEN: usize = 64;
-/// Lengths that are remembered. When there is no room for more, objects are fetched whole.
+/// Lengths that are remembered, and directories. When there is no room for more, objects are fetched whole.
 const MAX_SIZES: usize = 1 << 16;
 
 /// What a mount knows of objects that are elsewhere.
@@ -36,12 +36,28 @@ pub(super) struct Elsewhere {
     opens: Arc<Semaphore>,
     /// Lengths that were proved. They are kept: a file that once had its size must not be shown empty while it is open.
     sizes: std::sync::Mutex<HashMap<Cid, u64>>,
+    /// Objects that a table of names says are directories.
+    directories: std::sync::Mutex<HashSet<Cid>>,
 }
 
 impl Elsewhere {
     /// Nothing yet.
     pub(super) fn new() -> Elsewhere {
-        Elsewhere { opens: Arc::new(Semaphore::new(MAX_OPEN)), sizes: std::sync::Mutex::default() }
+        let (sizes, directories) = Default::default();
+        Elsewhere { opens: Arc::new(Semaphore::new(MAX_OPEN)), sizes, directories }
+    }
+
+    /// Remembers that an object is said to be a directory, if there is room.
+    pub(super) fn expect_directory(&self, cid: Cid) {
+        let mut directories = self.directories.lock().expect("no panic while it is held");
+        if directories.len() < MAX_SIZES {
+            directories.insert(cid);
+        }
+    }
+
+    /// Whether an object is said to be a directory.
+    pub(super) fn is_directory(&self, cid: &Cid) -> bool {
+        self.directories.lock().expect("no panic while it is held").contains(cid)
     }
 
     /// The length of a call's result, if it was proved.

@@ -17,7 +17,8 @@ use super::{Grid, Node};
 use crate::authority::Authority;
 use crate::describe::{Description, Runner};
 use crate::error::{Code, Error, Result};
-use crate::parms::Parms;
+use crate::parms::{Parms, Value};
+use crate::partial;
 use crate::path;
 use crate::receipt::cid_of;
 use crate::resolve::{Reach, Resolver, list_cid, now, stored_arguments};
@@ -185,8 +186,18 @@ impl Grid {
     }
 
     fn call_node(&self, parms: Parms, module: &Arc<Description>) -> CallNode {
-        let is_tree = module.results_in_tree(&parms, &self.kernel.store);
+        let is_tree = module.results_in_tree(&parms, &self.kernel.store) || self.is_expected_tree(&parms, module);
         CallNode { parms, module: module.clone(), is_tree, reply: OnceLock::new() }
+    }
+
+    /// Whether a call is one of `cas` for what is not here, and said to be a directory.
+    fn is_expected_tree(&self, parms: &Parms, module: &Description) -> bool {
+        match parms.arguments.as_slice() {
+            [Value::Object(cid)] if module.runner == Runner::Cas && self.elsewhere.is_directory(cid) => {
+                !self.kernel.store.contains(cid).unwrap_or(true) // one that can't be looked up is not said to be missing
+            }
+            _ => false,
+        }
     }
 
     fn resolver(&self, authority: &Authority) -> Resolver {
@@ -226,18 +237,42 @@ impl Grid {
     /// One entry of a stored directory.
     pub(super) fn child(&self, dir: &Node, tree: &Tree, time: SystemTime, name: &[u8]) -> Result<Entry<Node>> {
         let entry = tree.get(name).ok_or_else(|| Error::new(Code::UnknownName, "there is no such name"))?;
-        self.stored(dir, name, &entry.target, time)
+        self.stored(dir, self.is_table(dir)?, name, &entry.target, time)
     }
 
     /// All entries of a stored directory.
     pub(super) fn children(&self, dir: &Node, tree: &Tree, time: SystemTime) -> Result<Listing> {
+        let is_table = self.is_table(dir)?;
         let entry = |entry: &gridfs_store::TreeEntry| {
-            Ok((OsStr::from_bytes(&entry.name).to_owned(), self.stored(dir, &entry.name, &entry.target, time)?))
+            let stored = self.stored(dir, is_table, &entry.name, &entry.target, time)?;
+            Ok((OsStr::from_bytes(&entry.name).to_owned(), stored))
         };
         tree.entries().iter().map(entry).collect()
     }
 
-    fn stored(&self, dir: &Node, name: &[u8], target: &Target, time: SystemTime) -> Result<Entry<Node>> {
+    /// Whether a directory is a table of names that another node publishes.
+    fn is_table(&self, dir: &Node) -> Result<bool> {
+        let What::Call(call) = dir.what() else { return Ok(false) };
+        match call.parms.arguments.as_slice() {
+            [Value::Object(cid)] if call.module.runner == Runner::Cas => partial::is(&self.kernel.store, cid),
+            _ => Ok(false),
+        }
+    }
+
+    fn stored(
+        &self,
+        dir: &Node,
+        is_table: bool,
+        name: &[u8],
+        target: &Target,
+        time: SystemTime,
+    ) -> Result<Entry<Node>> {
+        if let (true, Some(cid)) = (is_table, cid_of(target)) {
+            if let Target::Directory { .. } = target {
+                self.elsewhere.expect_directory(cid);
+            }
+            return self.entry(dir.child_at(name, What::Link(format!("../{cid}")), time));
+        }
         let what = What::Stored(target.clone());
         match dir.is_fixed() {
             true => self.entry(dir.child_at(name, what, time)),

@@ -3,6 +3,7 @@
 //! What must be complete is everything that names stand for now, and what `config.toml` points to. A repair also stores again
 //! what the program has itself: the built-ins, and the symbol table in memory.
 
+use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use crate::error::Result;
 use crate::home::Home;
 use crate::marks::PINS;
 use crate::names::Names;
+use crate::partial;
 use crate::receipt::cid_of;
 
 /// Longest path told of one owner, in characters; of longer ones the end is told.
@@ -55,14 +57,12 @@ impl Checking<'_> {
 
     fn roots(&self) -> Vec<(String, Cid)> {
         let mut roots = Vec::new();
-        // As plain bytes: what is in the table and the tree is told by its own names.
-        let plain = |cid: Cid| Cid { codec: Codec::Raw, ..cid };
         if let Some(names) = self.names {
             let table = names.table();
             let entries = table.entries().iter();
-            roots.extend(
-                entries.filter_map(|e| Some((String::from_utf8_lossy(&e.name).into_owned(), cid_of(&e.target)?))),
-            );
+            let named =
+                entries.filter_map(|e| Some((String::from_utf8_lossy(&e.name).into_owned(), cid_of(&e.target)?)));
+            self.add_named(named.collect(), &mut roots);
             roots.push(("(the symbol table)".into(), plain(Cid::of(Codec::DagCbor, &table.encode()))));
         }
         // Pins that can't be read are found as damage themselves.
@@ -74,6 +74,30 @@ impl Checking<'_> {
         }
         roots
     }
+}
+
+impl Checking<'_> {
+    /// What names stand for. Of a table of another node's names, what of it is here.
+    fn add_named(&self, mut named: Vec<(String, Cid)>, roots: &mut Vec<(String, Cid)>) {
+        let mut tables = HashSet::new();
+        named.reverse();
+        while let Some((name, cid)) = named.pop() {
+            // A table that can't be read is found as damage itself.
+            if !partial::is(self.store, &cid).unwrap_or(false) {
+                roots.push((name, cid));
+            } else if tables.insert(cid) {
+                let entries = partial::entries(self.store, &cid).unwrap_or_default();
+                let here = entries.into_iter().filter(|(_, _, is_here)| *is_here);
+                named.extend(here.map(|(below, cid, _)| (format!("{name}/{below}"), cid)));
+                roots.push((name, plain(cid)));
+            }
+        }
+    }
+}
+
+/// As plain bytes: what is in a table or a tree is told by its own names.
+fn plain(cid: Cid) -> Cid {
+    Cid { codec: Codec::Raw, ..cid }
 }
 
 fn row(checked: &Checked, read_data: bool) -> CheckRow {

@@ -3,6 +3,7 @@
 mod caps;
 pub mod check;
 mod keep;
+mod names;
 mod origin;
 mod peers;
 mod promises;
@@ -29,9 +30,9 @@ use tokio::sync::mpsc;
 
 pub use request::{Answer, Event, Progress, Request, Source, Spelled, Terms, VerifyCapability, Word};
 pub use rows::{
-    BrokenRow, CallRow, ChangeRow, CheckRow, CollectedRow, FindingRow, KeptRow, LedgerRow, LinkRow, ModuleRow, NodeRow,
-    OriginRow, PeerRow, PeersRow, PinRow, PromiseRow, RepairRow, Row, StatsRow, SyscallsRow, TokenRow, TrackRow,
-    Verdict, VerifiedRow,
+    BrokenRow, CallRow, ChangeRow, CheckRow, CollectedRow, FindingRow, FollowedRow, KeptRow, LedgerRow, LinkRow,
+    ModuleRow, NodeRow, OriginRow, PeerRow, PeersRow, PinRow, PromiseRow, RepairRow, Row, StatsRow, SyscallsRow,
+    TokenRow, TrackRow, Verdict, VerifiedRow,
 };
 
 use crate::authority::Authority;
@@ -99,6 +100,11 @@ impl Service {
             Request::SetName { name, to } => self.set_name(name, to).await,
             Request::NameLog { limit } => self.name_log(limit),
             Request::Rollback { to } => self.rollback(&to),
+            Request::Publish { names, publish } => self.publish(names, publish).await,
+            Request::Follow { peer, name } => self.follow(&peer, name).await,
+            Request::Follows => self.follows(None),
+            Request::Unfollow { name } => self.unfollow(name).await,
+            Request::UpdateNames { name } => self.update_names(name.as_deref()).await,
             Request::AddModule { name } => self.add_module(name, input).await,
             Request::Modules => self.modules(),
             Request::Stats => self.stats().await,
@@ -350,7 +356,9 @@ impl Service {
             Some(root) => names.table_at(&parse_root(root)?)?,
             None => names.table(),
         };
-        Ok(Answer::Rows(rows(&table)))
+        let (mut rows, published) = (rows(&table), self.node.kernel.published.names()?);
+        rows.iter_mut().for_each(|row| row.published = published.contains(&row.name));
+        Ok(Answer::Rows(rows))
     }
 
     async fn set_name(&self, name: String, to: Option<String>) -> Result<Answer> {
@@ -366,6 +374,10 @@ impl Service {
             Some(cid) => Some(self.hold(&cid)?),
             None => None,
         };
+        if target.is_none() {
+            // Whatever it is given to later was not meant to be published.
+            self.node.kernel.published.remove(&name)?;
+        }
         Ok(Answer::Root(names.change(&[(name, target)])?.to_string()))
     }
 
@@ -560,7 +572,14 @@ fn row(name: String, target: &Target) -> Row {
         Target::Directory { .. } => ("directory", None),
         Target::Symlink { .. } => ("symlink", None),
     };
-    Row { name, kind: kind.into(), cid: cid_of(target).map(|cid| cid.to_string()), size_bytes, alias: None }
+    Row {
+        name,
+        kind: kind.into(),
+        cid: cid_of(target).map(|cid| cid.to_string()),
+        size_bytes,
+        alias: None,
+        published: false,
+    }
 }
 
 fn change_line(change: &Change) -> String {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use gridfs_p2p::{Fetch, Multiaddr, Network, Peer, PeerId, Progress};
-use gridfs_store::{Cid, Durability, Target};
+use gridfs_store::{Cid, Durability, Lease, Target};
 use tokio::sync::mpsc;
 
 use super::{Answer, Event, PeerRow, PeersRow, PinRow, Service};
@@ -15,6 +15,7 @@ use crate::identity::NodeId;
 use crate::marks::SHARED;
 use crate::module::Caller;
 use crate::parms::Parms;
+use crate::partial;
 use crate::peers::{peer_id, split};
 use crate::receipt::{Receipt, cid_of};
 use crate::resolve::{Reach, Resolver};
@@ -85,10 +86,16 @@ impl Service {
                 (Shared::Object(cid), BTreeSet::from([cid]))
             }
         };
+        let store = &self.node.kernel.store;
+        let _kept: Vec<Lease> = objects.iter().map(|cid| self.hold(cid)).collect::<Result<_>>()?;
         for cid in &objects {
-            let _kept = self.hold(cid)?;
-            SHARED.set(&self.node.kernel.store, cid, what)?;
+            if partial::is(store, cid)? {
+                let why =
+                    format!("{what} stands for names that another node publishes, and what they stand for is there");
+                return Err(Error::new(Code::Usage, why));
+            }
         }
+        SHARED.set_all(store, &objects, what)?;
         network.provide(objects.iter().map(|cid| cid.hash).collect()).await?;
         let ticket = Ticket { node: self.node.kernel.identity.id(), addresses: network.addresses(), what: shared };
         Ok(Answer::Text(ticket.to_string()))
@@ -147,7 +154,8 @@ impl Service {
             let why = format!("{what} is not shared; `gridfs share --list` shows what is");
             return Err(Error::new(Code::UnknownName, why));
         }
-        if let Some(network) = self.node.kernel.peers.network() {
+        let network = self.node.kernel.peers.network();
+        if let (Some(network), false) = (network, self.node.kernel.is_shared(&cid)?) {
             network.withdraw(vec![cid.hash]).await?;
         }
         Ok(Answer::Done)
@@ -222,7 +230,7 @@ fn row(id: PeerId, peer: &Peer, connected: bool, load: Load, evidence: Vec<Strin
     }
 }
 
-fn parse_peer(text: &str) -> Result<PeerId> {
+pub(super) fn parse_peer(text: &str) -> Result<PeerId> {
     let node: NodeId = text.parse().map_err(|_| {
         Error::new(Code::Usage, format!("{text:?} is no peer's id; `gridfs peer list` shows those that are known"))
     })?;

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use crate::error::Code;
 use crate::promise::Promise;
 use crate::service::rows::{
-    ChangeRow, CheckRow, CollectedRow, LedgerRow, ModuleRow, OriginRow, PeersRow, PinRow, PromiseRow, Row, StatsRow,
-    SyscallsRow, TokenRow, VerifiedRow,
+    ChangeRow, CheckRow, CollectedRow, FollowedRow, LedgerRow, ModuleRow, OriginRow, PeersRow, PinRow, PromiseRow, Row,
+    StatsRow, SyscallsRow, TokenRow, VerifiedRow,
 };
 
 /// Something to be done.
@@ -71,6 +71,32 @@ pub enum Request {
     Rollback {
         /// Its root.
         to: String,
+    },
+    /// Let peers see names, and read what they stand for.
+    Publish {
+        /// The names.
+        names: Vec<String>,
+        /// Or no longer.
+        publish: bool,
+    },
+    /// Let a name stand for what another node publishes.
+    Follow {
+        /// Its id, or an address that ends with it.
+        peer: String,
+        /// The name; without it one made from the id.
+        name: Option<String>,
+    },
+    /// The nodes that are followed.
+    Follows,
+    /// Follow a node no longer.
+    Unfollow {
+        /// The name that stands for what it publishes.
+        name: String,
+    },
+    /// Ask again what is published.
+    UpdateNames {
+        /// By the node under this name; without it by all that are followed.
+        name: Option<String>,
     },
     /// Store the module that follows as a stream, and name it.
     AddModule {
@@ -342,6 +368,8 @@ pub enum Answer {
     Root(String),
     /// Names, or the entries of a directory.
     Rows(Vec<Row>),
+    /// Nodes that are followed.
+    Followed(Vec<FollowedRow>),
     /// Changes of the symbol table, newest first.
     Changes(Vec<ChangeRow>),
     /// Modules.

@@ -331,6 +331,24 @@ pub struct Row {
     /// The CID by another digest, of a file put with one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub alias: Option<String>,
+    /// Whether peers may see the name, and read what it stands for.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub published: bool,
+}
+
+/// A node that is followed.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct FollowedRow {
+    /// The name that stands for what it publishes.
+    pub name: String,
+    /// Its id.
+    pub node: String,
+    /// How many names it publishes.
+    pub names: u64,
+    /// When it signed that they are these, RFC 3339.
+    pub published: String,
+    /// Since when it is followed, RFC 3339.
+    pub since: String,
 }
 
 /// One state of the symbol table.

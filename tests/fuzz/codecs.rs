@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::sync::LazyLock;
 
 use gridfs::capability::{Chain, Claims, Packed, Prefix, Presented, Token};
+use gridfs::head::Head;
 use gridfs::identity::{Identity, NodeId};
 use gridfs::parms::{Parms, Value};
 use gridfs::path::{self, GridPath};
@@ -114,6 +115,24 @@ fn records() {
 /// A record has one encoding, so what decodes is what it encodes to.
 fn same(bytes: &[u8], again: Option<Vec<u8>>) {
     assert!(again.is_none_or(|again| again == bytes), "a second encoding: {bytes:02x?}");
+}
+
+#[test]
+fn heads_of_published_names() {
+    let table = tree().encode();
+    let head = Head::sign(identity(1), Cid::of(Codec::DagCbor, &table), None, 1_700_000_000_000);
+    let corpus = [head.to_bytes(), Head::sign(identity(2), head.table, Some(&head), 0).to_bytes(), table];
+    campaign("heads", |dice| {
+        let bytes = if dice.one_in(50) { noise(dice, 64) } else { mutated(dice, &corpus) };
+        same(&bytes, cbor::from_slice::<Head>(&bytes).ok().map(|head| head.to_bytes()));
+        // Only what was signed is believed.
+        assert!(Head::read(&bytes, &head.node).is_err() || bytes == corpus[0]);
+        assert!(head.read_table(&bytes).is_err() || bytes == corpus[2]);
+        if dice.one_in(20) {
+            let other = Head::sign(identity(1), Cid::of(Codec::DagCbor, &bytes), None, 0);
+            same(&bytes, other.read_table(&bytes).ok().map(|tree| tree.encode()));
+        }
+    });
 }
 
 #[test]

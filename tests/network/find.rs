@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use gridfs_p2p::{Answers, CallAnswer, CallRequest, Code, Config, Limits, Network, PeerId, Refusal};
+use gridfs_p2p::{Answers, CallAnswer, CallRequest, Code, Config, Head, Limits, Network, PeerId, Refusal};
 use gridfs_store::{Cid, Hash, Options, Store};
 
 use crate::common::{Node, noise, wait_for};
@@ -23,6 +23,10 @@ impl Answers for Nothing {
 
     fn claims(&self, _: PeerId, _: Hash) -> BoxFuture<'static, Vec<Vec<u8>>> {
         async { Vec::new() }.boxed()
+    }
+
+    fn head(&self, _: PeerId, _: [u8; 32]) -> BoxFuture<'static, Option<Head>> {
+        async { None }.boxed()
     }
 
     fn may_read(&self, _: PeerId, _: &Cid) -> bool {

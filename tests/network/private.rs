@@ -1,9 +1,10 @@
-//! What a node never tells: its secret key, and the names that its owner gave to things.
+//! What a node never tells: its secret key, and the names that its owner gave to things and did not publish.
 
 use futures::future::join_all;
+use gridfs::identity::NodeId;
 use gridfs::parms::{Parms, Value};
 use gridfs::promise::Promise;
-use gridfs_p2p::wire::{self, GetCall, GetChunks, GetClaims, GetObject, GetRange, Header, Key, Want};
+use gridfs_p2p::wire::{self, GetCall, GetChunks, GetClaims, GetHead, GetObject, GetRange, Header, Key, Want};
 use gridfs_store::cbor::Bytes;
 use gridfs_store::{Cid, Codec, Hash};
 use multibase::Base;
@@ -15,10 +16,17 @@ const LETTER: &str = "to whom it may concern\n";
 const DIARY: &str = "dear diary, this is nobody's business\n";
 /// Names in the symbol table.
 const NAMES: [&str; 4] = ["letter-7c21", "diary-1f3a", "printer-90ab", "circle-4d5e"];
+/// The one that is published.
+const PUBLISHED: &str = "poem-55d0";
 
-/// Every request there is about an object, a key or a call, and some that there are not.
-fn requests(cids: &[Cid], keys: &[Hash], calls: &[Parms]) -> Vec<Vec<u8>> {
+/// Every request there is about a node, an object, a key or a call, and some that there are not.
+fn requests(nodes: &[NodeId], cids: &[Cid], keys: &[Hash], calls: &[Parms]) -> Vec<Vec<u8>> {
     let mut requests = Vec::new();
+    for node in nodes {
+        let known = [None, Some(Key(Hash::of(b"known")))];
+        requests.extend(known.map(|known| wire::encode(&GetHead { node: Bytes(node.0.to_vec()), known })));
+    }
+    requests.push(wire::encode(&GetHead { node: Bytes(vec![7; 5]), known: None }));
     for cid in cids {
         let wants = wire::encode(&Want { hashes: wire::join_hashes(&[cid.hash]) });
         requests.push(wire::encode(&GetObject { cid: *cid }));
@@ -30,7 +38,7 @@ fn requests(cids: &[Cid], keys: &[Hash], calls: &[Parms]) -> Vec<Vec<u8>> {
         let (promise, parms) = (parms.promise, Bytes(parms.to_bytes()));
         requests.push(wire::encode(&GetCall { parms, token: None, promise, deadline_ms: 5_000 }));
     }
-    for kind in [0, 5, 7, 31, 64, 255] {
+    for kind in [0, 7, 31, 64, 73, 255] {
         let mut unknown = wire::encode(&wire::End {});
         unknown[5] = kind;
         requests.push(unknown);
@@ -64,6 +72,9 @@ async fn the_secret_key_and_private_names_are_never_sent() {
     a.add_wat(printer, ARGS, None);
     a.add_example("shout", "c/shout.toml");
     a.gridfs(["share", letter]).ok();
+    a.put(PUBLISHED, "roses are red\n");
+    a.gridfs(["name", "publish", PUBLISHED, diary]).ok();
+    a.gridfs(["name", "unpublish", diary]).ok();
     a.gridfs(["promise", "new", "--name", circle, "--text", "For us.", "--share", "--source", "fetch"]).ok();
     // Results that are shared, that went by a name, and that are nobody's.
     let by_name = format!("/grid/local/cas/{diary}");
@@ -105,7 +116,8 @@ async fn the_secret_key_and_private_names_are_never_sent() {
         .flat_map(|promise| [call(*promise, printer, "hello"), call(*promise, "shout", &by_name)])
         .collect();
     // What the asker itself says does not come back to it.
-    for request in requests(&cids, &keys, &calls) {
+    let nodes = [a.id().parse().unwrap(), NodeId([7; 32])];
+    for request in requests(&nodes, &cids, &keys, &calls) {
         rogue.ask(Speaks::Grid, &request, request[5] != GetCall::KIND).await;
     }
     for kind in 0..=6 {
@@ -115,7 +127,7 @@ async fn the_secret_key_and_private_names_are_never_sent() {
     a.stop();
 
     let heard = rogue.heard.lock().unwrap().clone();
-    for expected in [LETTER.as_bytes(), b"module\0hello\0", b"gridfs/0.", b"signature"] {
+    for expected in [LETTER.as_bytes(), b"module\0hello\0", b"gridfs/0.", b"signature", PUBLISHED.as_bytes()] {
         assert!(holds(&heard, expected), "{:?} was to be heard", expected.escape_ascii().to_string());
     }
     let seed = std::fs::read(a.home().join("keys/node")).unwrap();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use gridfs::capability::Token;
 use gridfs::parms::{Parms, Value};
 use gridfs_p2p::{
-    Answers, CallAnswer, CallRequest, Code, Config, Error, Fetch, Kind, Limits, Network, PeerId, Refusal,
+    Answers, CallAnswer, CallRequest, Code, Config, Error, Fetch, Head, Kind, Limits, Network, PeerId, Refusal,
 };
 use gridfs_store::{Durability, Hash};
 
@@ -162,9 +162,10 @@ type Answered<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// Answers every call alike, and lets everybody read some objects.
 #[derive(Default)]
-struct Canned {
+pub(super) struct Canned {
     answer: Mutex<Option<CallAnswer>>,
     shared: Mutex<HashSet<Cid>>,
+    pub(super) head: Mutex<Option<Head>>,
 }
 
 impl Answers for Canned {
@@ -177,20 +178,24 @@ impl Answers for Canned {
         Box::pin(std::future::ready(Vec::new()))
     }
 
+    fn head(&self, _: PeerId, _: [u8; 32]) -> Answered<Option<Head>> {
+        Box::pin(std::future::ready(self.head.lock().unwrap().clone()))
+    }
+
     fn may_read(&self, _: PeerId, cid: &Cid) -> bool {
         self.shared.lock().unwrap().contains(cid)
     }
 }
 
 /// A peer with the key and the store of a node that does not run, which says what the test has it say.
-struct Stub {
-    canned: Arc<Canned>,
+pub(super) struct Stub {
+    pub(super) canned: Arc<Canned>,
     network: Network,
     runtime: tokio::runtime::Runtime,
 }
 
 impl Stub {
-    fn of(node: &Node) -> Stub {
+    pub(super) fn of(node: &Node) -> Stub {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let store = Arc::new(Store::open(&node.home().join("cache"), Options::default()).unwrap());
         let seed = std::fs::read(node.home().join("keys/node")).unwrap().try_into().unwrap();
@@ -208,11 +213,11 @@ impl Stub {
         Stub { canned, network, runtime }
     }
 
-    fn address(&self) -> String {
+    pub(super) fn address(&self) -> String {
         format!("{}/p2p/{}", self.network.addresses()[0], self.network.id())
     }
 
-    fn meet(&self, node: &Node) -> PeerId {
+    pub(super) fn meet(&self, node: &Node) -> PeerId {
         let (peer, address) = gridfs::peers::split(&address(node)).unwrap();
         self.runtime.block_on(self.network.connect(peer, &[address])).unwrap();
         peer

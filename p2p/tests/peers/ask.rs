@@ -3,7 +3,8 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use gridfs_p2p::{CallRequest, Code, Error, Kind, peer_id, peer_key};
+use gridfs_p2p::wire::{MAX_HEAD_BYTES, MAX_TABLE_BYTES};
+use gridfs_p2p::{CallRequest, Code, Error, Head, Kind, peer_id, peer_key};
 use gridfs_store::{Cid, Codec, Hash};
 
 use crate::node::{Node, eventually};
@@ -65,6 +66,28 @@ async fn claims_are_told_up_to_their_limits() {
     claims.insert(0, vec![0; (1 << 20) + 1]);
     answerer.shares.claims.lock().unwrap().insert(key, claims.clone());
     assert_eq!(asker.network.claims(answerer.id(), key).await.unwrap(), claims[1..17]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_is_told_with_its_table_unless_it_is_known() {
+    let (asker, answerer) = (Node::start().await, Node::start().await);
+    asker.meet(&answerer).await;
+    let node = [7; 32];
+    let ask = |known: Option<Hash>| asker.network.head(answerer.id(), node, known);
+    assert!(matches!(ask(None).await, Err(Error::Refused { refusal, .. }) if refusal.code == Code::Unknown));
+    let tell = |signed: usize, table: usize| {
+        let head = Head { signed: vec![1; signed], table: vec![2; table] };
+        answerer.shares.heads.lock().unwrap().insert(node, head.clone());
+        head
+    };
+    let head = tell(200, MAX_TABLE_BYTES as usize);
+    assert_eq!(ask(None).await.unwrap().as_ref(), Some(&head));
+    assert_eq!(ask(Some(Hash::of(b"older"))).await.unwrap().as_ref(), Some(&head));
+    assert_eq!(ask(Some(Hash::of(&head.signed))).await.unwrap(), None);
+    for (signed, table) in [(MAX_HEAD_BYTES as usize + 1, 0), (200, MAX_TABLE_BYTES as usize + 1)] {
+        tell(signed, table);
+        assert!(ask(None).await.is_err(), "what is too long is not sent");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

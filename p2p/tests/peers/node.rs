@@ -9,8 +9,8 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use gridfs_p2p::{
-    Answers, CallAnswer, CallRequest, Code, Config, Error, Fetch, Fetched, Kind, Limits, Multiaddr, Network, PeerId,
-    Refusal,
+    Answers, CallAnswer, CallRequest, Code, Config, Error, Fetch, Fetched, Head, Kind, Limits, Multiaddr, Network,
+    PeerId, Refusal,
 };
 use gridfs_store::{Cid, Codec, Durability, Hash, Options, Store, Target, Tree, TreeEntry};
 use tempfile::TempDir;
@@ -21,6 +21,7 @@ pub struct Shares {
     /// Objects that nobody may read.
     pub secret: Mutex<Vec<Cid>>,
     pub claims: Mutex<HashMap<Hash, Vec<Vec<u8>>>>,
+    pub heads: Mutex<HashMap<[u8; 32], Head>>,
     /// Calls under way; one whose parms are `wait` never ends by itself.
     pub calling: Arc<AtomicUsize>,
 }
@@ -55,6 +56,11 @@ impl Answers for Shares {
     fn claims(&self, _: PeerId, key: Hash) -> BoxFuture<'static, Vec<Vec<u8>>> {
         let claims = self.claims.lock().unwrap().get(&key).cloned().unwrap_or_default();
         async { claims }.boxed()
+    }
+
+    fn head(&self, _: PeerId, node: [u8; 32]) -> BoxFuture<'static, Option<Head>> {
+        let head = self.heads.lock().unwrap().get(&node).cloned();
+        async { head }.boxed()
     }
 
     fn may_read(&self, _: PeerId, cid: &Cid) -> bool {

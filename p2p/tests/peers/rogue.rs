@@ -297,6 +297,7 @@ async fn what_makes_no_sense_is_refused_at_once() {
         let part = victim.network.fetch_range(wanted, 0..5, None, &[rogue.id]).await;
         assert!(part.is_err(), "{what}");
         assert!(victim.network.claims(rogue.id, cid.hash).await.is_err(), "{what}");
+        assert!(victim.network.head(rogue.id, [7; 32], Some(cid.hash)).await.is_err(), "{what}");
     }
     let endless = Rogue::start(&[], says(file(cid, 6, &one(6)), true)).await;
     endless.meets(&victim).await;
