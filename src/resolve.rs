@@ -21,6 +21,7 @@ use crate::parms::{Parms, Value};
 use crate::partial;
 use crate::path::{self, GridPath};
 use crate::peers::Peers;
+use crate::promise::Source;
 use crate::receipt::{Receipt, cid_of};
 
 /// Most names, and most nested calls, that one evaluation may go by.
@@ -249,16 +250,22 @@ impl Resolver {
         }
     }
 
-    /// Fetches what is missing of a directory, if promise and right allow it; what then is still missing is told by who reads
-    /// it. False if the resolver may not.
+    /// Fetches what is missing of a directory, if the promise allows it; for a peer nothing is fetched, and who reads finds it missing.
+    /// False if the resolver may not.
     async fn supply(&self, promise: &Cid, missing: Vec<Cid>) -> Result<bool> {
         if self.reach == Reach::Known && !missing.is_empty() {
             return Ok(false);
         }
-        if !missing.is_empty() && !matches!(self.caller.authority, Authority::Peer(..)) {
-            Peers::supply(&self.kernel, self.kernel.promise(promise)?.source, missing).await?;
-        }
-        Ok(true)
+        let (Some(first), false) = (missing.first(), matches!(self.caller.authority, Authority::Peer(..))) else {
+            return Ok(true);
+        };
+        let source = self.kernel.promise(promise)?.source;
+        let why = match (source, self.kernel.peers.network()) {
+            (Source::Local, _) => "under this promise nobody is asked for it; below /pub it is fetched",
+            (_, None) => "no network runs to ask for it; `gridfs mount` or `gridfs serve` starts it",
+            (_, Some(_)) => return Peers::supply(&self.kernel, source, missing).await.map(|()| true),
+        };
+        Err(Error::new(Code::Unavailable, format!("{first} is not stored on this node, and {why}")))
     }
 
     /// The module of this name or CID; fetched if it is not here, and promise and reach allow it.

@@ -27,7 +27,7 @@ pub(crate) enum Name {
         /// What it stands for
         to: String,
     },
-    /// Forget a name; what it stood for stays
+    /// Forget a name; what it stood for stays. It is published no longer
     Rm {
         /// The name
         name: String,

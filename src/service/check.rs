@@ -56,42 +56,43 @@ impl Checking<'_> {
     }
 
     fn roots(&self) -> Vec<(String, Cid)> {
-        let mut roots = Vec::new();
+        let (mut named, mut roots) = (Vec::new(), Vec::new());
         if let Some(names) = self.names {
             let table = names.table();
             let entries = table.entries().iter();
-            let named =
-                entries.filter_map(|e| Some((String::from_utf8_lossy(&e.name).into_owned(), cid_of(&e.target)?)));
-            self.add_named(named.collect(), &mut roots);
+            named.extend(
+                entries.filter_map(|e| Some((String::from_utf8_lossy(&e.name).into_owned(), cid_of(&e.target)?))),
+            );
             roots.push(("(the symbol table)".into(), plain(Cid::of(Codec::DagCbor, &table.encode()))));
         }
         // Pins that can't be read are found as damage themselves.
         for pin in PINS.all(self.store).unwrap_or_default() {
-            roots.push((format!("(pinned) {}", pin.note), pin.cid));
+            named.push((format!("(pinned) {}", pin.note), pin.cid));
         }
         for key in self.home.cids() {
             roots.push((format!("({} in config.toml)", key.0), plain(key.1)));
         }
-        roots
+        let mut whole = self.whole(named);
+        whole.append(&mut roots);
+        whole
     }
-}
 
-impl Checking<'_> {
-    /// What names stand for. Of a table of another node's names, what of it is here.
-    fn add_named(&self, mut named: Vec<(String, Cid)>, roots: &mut Vec<(String, Cid)>) {
-        let mut tables = HashSet::new();
+    /// What is to be complete of these objects: of a table of another node's names what of it is here, of all others everything.
+    fn whole(&self, mut named: Vec<(String, Cid)>) -> Vec<(String, Cid)> {
+        let (mut whole, mut tables) = (Vec::new(), HashSet::new());
         named.reverse();
         while let Some((name, cid)) = named.pop() {
             // A table that can't be read is found as damage itself.
             if !partial::is(self.store, &cid).unwrap_or(false) {
-                roots.push((name, cid));
+                whole.push((name, cid));
             } else if tables.insert(cid) {
                 let entries = partial::entries(self.store, &cid).unwrap_or_default();
                 let here = entries.into_iter().filter(|(_, _, is_here)| *is_here);
                 named.extend(here.map(|(below, cid, _)| (format!("{name}/{below}"), cid)));
-                roots.push((name, plain(cid)));
+                whole.push((name, plain(cid)));
             }
         }
+        whole
     }
 }
 

@@ -39,13 +39,12 @@ use crate::authority::Authority;
 use crate::describe::Description;
 use crate::error::{Code, Error, Result};
 use crate::marks::PINS;
-use crate::names::{Change, check_name};
+use crate::names::check_name;
 use crate::node::Node;
 use crate::parms::Parms;
 use crate::receipt::cid_of;
 use crate::resolve::{Reach, Resolver};
 use crate::ticket::Ticket;
-use crate::time;
 
 /// What follows a request: standard input, or a module's bytes.
 pub type Input = Box<dyn Read + Send>;
@@ -350,51 +349,6 @@ impl Service {
         Ok(Answer::Stored(row(name, &target)))
     }
 
-    fn names(&self, at: Option<&str>) -> Result<Answer> {
-        let names = &self.node.kernel.names;
-        let table = match at {
-            Some(root) => names.table_at(&parse_root(root)?)?,
-            None => names.table(),
-        };
-        let (mut rows, published) = (rows(&table), self.node.kernel.published.names()?);
-        rows.iter_mut().for_each(|row| row.published = published.contains(&row.name));
-        Ok(Answer::Rows(rows))
-    }
-
-    async fn set_name(&self, name: String, to: Option<String>) -> Result<Answer> {
-        let names = &self.node.kernel.names;
-        let target = match to {
-            Some(what) => Some(self.target(&what).await?),
-            None if names.get(&name).is_none() => {
-                return Err(Error::new(Code::UnknownName, format!("there is no name {name:?}")));
-            }
-            None => None,
-        };
-        let _kept = match target.as_ref().and_then(cid_of) {
-            Some(cid) => Some(self.hold(&cid)?),
-            None => None,
-        };
-        if target.is_none() {
-            // Whatever it is given to later was not meant to be published.
-            self.node.kernel.published.remove(&name)?;
-        }
-        Ok(Answer::Root(names.change(&[(name, target)])?.to_string()))
-    }
-
-    fn name_log(&self, limit: usize) -> Result<Answer> {
-        let names = &self.node.kernel.names;
-        let row = |(cid, root): (Cid, crate::names::Root)| {
-            let time = time::text(root.time_ms);
-            let changes = names.diff(&root)?.iter().map(change_line).collect();
-            Ok(ChangeRow { root: cid.to_string(), time, changes })
-        };
-        Ok(Answer::Changes(names.history(limit)?.into_iter().map(row).collect::<Result<_>>()?))
-    }
-
-    fn rollback(&self, to: &str) -> Result<Answer> {
-        Ok(Answer::Root(self.node.kernel.names.rollback(&parse_root(to)?)?.to_string()))
-    }
-
     async fn check(&self, read_data: bool, repair: bool, events: &mpsc::Sender<Event>) -> Result<Answer> {
         let (node, events) = (self.node.clone(), events.clone());
         blocking(move || {
@@ -556,11 +510,6 @@ impl Read for Counted<'_> {
     }
 }
 
-fn parse_root(text: &str) -> Result<Cid> {
-    text.parse()
-        .map_err(|e| Error::caused(Code::Usage, format!("{text:?} is not a root; `gridfs name log` lists them"), e))
-}
-
 fn rows(tree: &Tree) -> Vec<Row> {
     tree.entries().iter().map(|entry| row(String::from_utf8_lossy(&entry.name).into_owned(), &entry.target)).collect()
 }
@@ -579,16 +528,6 @@ fn row(name: String, target: &Target) -> Row {
         size_bytes,
         alias: None,
         published: false,
-    }
-}
-
-fn change_line(change: &Change) -> String {
-    let cid = |target: &Target| cid_of(target).map(|cid| cid.to_string()).unwrap_or_default();
-    match (&change.before, &change.after) {
-        (None, Some(after)) => format!("+ {} {}", change.name, cid(after)),
-        (Some(before), None) => format!("- {} {}", change.name, cid(before)),
-        (Some(before), Some(after)) => format!("~ {} {} -> {}", change.name, cid(before), cid(after)),
-        (None, None) => String::new(),
     }
 }
 

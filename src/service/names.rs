@@ -1,16 +1,64 @@
-//! Requests about the names that nodes publish: this one, and those that it follows.
+//! Requests about names: the symbol table, and the names that this node and those that it follows publish.
 
 use gridfs_p2p::{Multiaddr, PeerId, peer_key};
+use gridfs_store::{Cid, Target};
 
 use super::peers::parse_peer;
-use super::{Answer, FollowedRow, Service, blocking};
+use super::{Answer, ChangeRow, FollowedRow, Service, blocking, rows};
 use crate::error::{Code, Error, Result};
 use crate::followed::{self, Followed};
 use crate::identity::NodeId;
+use crate::names::Change;
 use crate::peers::split;
+use crate::receipt::cid_of;
 use crate::{published, time};
 
 impl Service {
+    pub(super) fn names(&self, at: Option<&str>) -> Result<Answer> {
+        let names = &self.node.kernel.names;
+        let table = match at {
+            Some(root) => names.table_at(&parse_root(root)?)?,
+            None => names.table(),
+        };
+        let (mut rows, published) = (rows(&table), self.node.kernel.published.names()?);
+        rows.iter_mut().for_each(|row| row.published = published.contains(&row.name));
+        Ok(Answer::Rows(rows))
+    }
+
+    pub(super) async fn set_name(&self, name: String, to: Option<String>) -> Result<Answer> {
+        let names = &self.node.kernel.names;
+        let target = match to {
+            Some(what) => Some(self.target(&what).await?),
+            None if names.get(&name).is_none() => {
+                return Err(Error::new(Code::UnknownName, format!("there is no name {name:?}")));
+            }
+            None => None,
+        };
+        let _kept = match target.as_ref().and_then(cid_of) {
+            Some(cid) => Some(self.hold(&cid)?),
+            None => None,
+        };
+        if target.is_none() {
+            // Whatever it is given to later was not meant to be published.
+            self.node.kernel.published.remove(&name)?;
+        }
+        Ok(Answer::Root(names.change(&[(name, target)])?.to_string()))
+    }
+
+    pub(super) fn name_log(&self, limit: usize) -> Result<Answer> {
+        let names = &self.node.kernel.names;
+        let row = |(cid, root): (Cid, crate::names::Root)| {
+            let time = time::text(root.time_ms);
+            let changes = names.diff(&root)?.iter().map(change_line).collect();
+            Ok(ChangeRow { root: cid.to_string(), time, changes })
+        };
+        Ok(Answer::Changes(names.history(limit)?.into_iter().map(row).collect::<Result<_>>()?))
+    }
+
+    pub(super) fn rollback(&self, to: &str) -> Result<Answer> {
+        Ok(Answer::Root(self.node.kernel.names.rollback(&parse_root(to)?)?.to_string()))
+    }
+
     pub(super) async fn publish(&self, names: Vec<String>, publish: bool) -> Result<Answer> {
         let kernel = self.node.kernel.clone();
         blocking(move || {
@@ -105,5 +153,20 @@ fn peer_at(text: &str) -> Result<(PeerId, Option<Multiaddr>)> {
     match text.contains('/') {
         true => split(text).map(|(peer, address)| (peer, Some(address))),
         false => Ok((parse_peer(text)?, None)),
+    }
+}
+
+fn parse_root(text: &str) -> Result<Cid> {
+    text.parse()
+        .map_err(|e| Error::caused(Code::Usage, format!("{text:?} is not a root; `gridfs name log` lists them"), e))
+}
+
+fn change_line(change: &Change) -> String {
+    let cid = |target: &Target| cid_of(target).map(|cid| cid.to_string()).unwrap_or_default();
+    match (&change.before, &change.after) {
+        (None, Some(after)) => format!("+ {} {}", change.name, cid(after)),
+        (Some(before), None) => format!("- {} {}", change.name, cid(before)),
+        (Some(before), Some(after)) => format!("~ {} {} -> {}", change.name, cid(before), cid(after)),
+        (None, None) => String::new(),
     }
 }

@@ -64,6 +64,14 @@ fn names_of_a_peer_are_used_like_ones_own() {
     assert_eq!(b.gridfs(["get", "ann", some.to_str().unwrap()]).failed().0, 13, "a name alone fetches nothing");
     b.gridfs(["get", "/pub/cas/ann", all.to_str().unwrap()]).ok();
     assert_eq!(std::fs::read_to_string(all.join("three.txt")).unwrap(), "1 2 3\n");
+    a.put("four.txt", "1 2 3 4\n");
+    publish(&a, &["four.txt"]);
+    update(&b);
+    let found = b.grid(["find", "ann"]).ok();
+    assert!(found.lines().any(|line| line.ends_with("tree/below/file")), "{found}");
+    assert_eq!(b.errno("local/cas/ann/four.txt"), 113, "names are there without what they stand for");
+    assert_eq!(b.grid(["-p", "pub", "find", "ann"]).ok(), found);
+    assert_eq!(b.read("local/cas/ann/four.txt"), "1 2 3 4\n");
 
     // What the owner changes is seen, and what was there before is history.
     let before = b.gridfs(["name", "log"]).ok().lines().next().unwrap().split(' ').next().unwrap().to_owned();
@@ -71,7 +79,7 @@ fn names_of_a_peer_are_used_like_ones_own() {
     a.gridfs(["name", "unpublish", "one.txt"]).ok();
     a.gridfs(["name", "rm", "two.txt"]).ok();
     update(&b);
-    assert_eq!(listed(&b, "pub/cas/ann"), ["three.txt", "tree", "words.txt"]);
+    assert_eq!(listed(&b, "pub/cas/ann"), ["four.txt", "three.txt", "tree", "words.txt"]);
     assert_eq!(b.read("pub/cas/ann/words.txt"), "four\n");
     assert!(b.gridfs(["name", "log"]).ok().contains("~ ann "));
     b.gridfs(["name", "rollback", &before]).ok();
@@ -82,7 +90,10 @@ fn names_of_a_peer_are_used_like_ones_own() {
     a.put("late.txt", "never read\n");
     publish(&a, &["late.txt"]);
     update(&b);
+    let (status, error) = b.gridfs(["get", "/local/cas/ann/late.txt"]).failed();
+    assert!(status == 13 && error.contains("below /pub it is fetched"), "{error}");
     ends(&a);
+    b.gridfs(["pin", "add", "ann"]).ok();
     b.gridfs(["gc"]).ok();
     assert_eq!(b.gridfs(["fsck", "--read-data"]).status, 0);
     b.umount();
@@ -92,6 +103,8 @@ fn names_of_a_peer_are_used_like_ones_own() {
     assert_eq!(b.errno("pub/cas/ann/late.txt"), 113);
     let (status, error) = b.gridfs(["name", "update"]).failed();
     assert!(status == 13 && error.contains("can't update \"ann\""), "{error}");
+    let (status, error) = b.gridfs(["name", "publish", "ann"]).failed();
+    assert!(status == 2 && error.contains("who wants them follows that node"), "{error}");
     b.gridfs(["name", "unfollow", "ann"]).ok();
     assert_eq!(b.gridfs(["name", "follow"]).ok(), "");
     assert!(!b.gridfs(["name", "list"]).ok().contains("ann "));
@@ -105,6 +118,8 @@ fn who_follows_a_node_passes_its_names_on() {
     meets(&b, &a);
     b.gridfs(["name", "follow", &address(&a), "--as", "ann"]).ok();
     ends(&a);
+    let (status, error) = b.gridfs(["share", "ann"]).failed();
+    assert!(status == 2 && error.contains("names that another node publishes"), "{error}");
     meets(&c, &b);
     let followed = c.gridfs(["name", "follow", &id(&a)]).ok();
     let name = followed.split(' ').next().unwrap();
@@ -124,6 +139,23 @@ fn who_follows_a_node_passes_its_names_on() {
     let (status, error) = c.gridfs(["name", "update"]).failed();
     assert!(status == 17 && error.contains("ask again when the node itself can be reached"), "{error}");
     assert_eq!(listed(&c, &format!("pub/cas/{name}")), ["more.txt", "words.txt"]);
+    ends(&b);
+}
+
+#[test]
+#[ignore = "waits until the daemon asks by itself: cargo test --workspace --test peers -- --ignored names::the_daemon_asks"]
+fn the_daemon_asks_for_new_names_by_itself() {
+    let (a, b) = (serving(), serving());
+    a.put("words.txt", "one two three\n");
+    publish(&a, &["words.txt"]);
+    meets(&b, &a);
+    b.gridfs(["name", "follow", &id(&a), "--as", "ann"]).ok();
+    let before = cid(&b, "ann");
+    ends(&b);
+    a.put("words.txt", "four\n");
+    b.gridfs(["serve", "--listen", LISTEN]).ok();
+    wait_for("an update", || cid(&b, "ann") != before);
+    ends(&a);
     ends(&b);
 }
 
