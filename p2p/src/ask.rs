@@ -162,11 +162,14 @@ impl Network {
         let header = GetHead { node: Bytes(node.to_vec()), known: known.map(Key) };
         let mut asked = Request::send(self, peer, &header).await?;
         let Headed { head_bytes, table_bytes } = asked.expect().await?;
-        let signed = asked.body(head_bytes, MAX_HEAD_BYTES).await?;
-        let table = asked.body(table_bytes, MAX_TABLE_BYTES).await?;
-        if signed.is_empty() && known.is_none() {
+        if head_bytes > MAX_HEAD_BYTES || table_bytes > MAX_TABLE_BYTES {
+            return Err(asked.rubbish("a head or a table that is longer than it may be"));
+        }
+        if head_bytes == 0 && (known.is_none() || table_bytes > 0) {
             return Err(asked.rubbish("no head, as if it were known"));
         }
+        let signed = asked.body(head_bytes, MAX_HEAD_BYTES).await?;
+        let table = asked.body(table_bytes, MAX_TABLE_BYTES).await?;
         asked.end().await?;
         Ok((!signed.is_empty()).then_some(Head { signed, table }))
     }

@@ -7,7 +7,9 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::{AsyncReadExt, AsyncWriteExt, FutureExt, StreamExt};
 use gridfs_p2p::streams::{Inbound, Opened, Streams};
-use gridfs_p2p::wire::{self, Done, End, Frame, GetChunks, GetObject, Kind, Listed, MAX_HEADER_BYTES, Record, Want};
+use gridfs_p2p::wire::{
+    self, Done, End, Frame, GetChunks, GetObject, Headed, Kind, Listed, MAX_HEADER_BYTES, Record, Want,
+};
 use gridfs_p2p::{Blame, Error, Limits, Multiaddr, PeerId};
 use gridfs_store::cbor::Bytes;
 use gridfs_store::{Chunk, Cid, Codec, Hash, Target, Tree, TreeEntry};
@@ -302,6 +304,19 @@ async fn what_makes_no_sense_is_refused_at_once() {
     let endless = Rogue::start(&[], says(file(cid, 6, &one(6)), true)).await;
     endless.meets(&victim).await;
     assert!(victim.fetch(cid, &[endless.id]).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn heads_and_tables_that_are_too_long_are_not_taken() {
+    let victim = Node::start().await;
+    for (head_bytes, table_bytes) in
+        [(wire::MAX_HEAD_BYTES + 1, 0), (100, wire::MAX_TABLE_BYTES + 1), (u64::MAX, u64::MAX), (0, 0)]
+    {
+        let rogue = Rogue::start(&[], says(wire::encode(&Headed { head_bytes, table_bytes }), false)).await;
+        rogue.meets(&victim).await;
+        let told = victim.network.head(rogue.id, [7; 32], None).await;
+        assert!(matches!(told, Err(Error::Rubbish(Blame { peer, .. })) if peer == rogue.id), "{told:?}");
+    }
 }
 
 /// Lists `cid` as it likes, and answers want-lists with `answer`.
