@@ -125,13 +125,23 @@ type Slot = Arc<Mutex<Option<Arc<Program>>>>;
 pub struct Settings {
     /// Compiled code is optimised.
     pub optimised: bool,
-    /// Instances take their memory from a pool, in which what earlier ones left is cleared. Else each has fresh memory.
-    pub pooled: bool,
+    /// Where instances take their memory from; without one, each has fresh memory.
+    pub pool: Option<Pool>,
+}
+
+/// Places for instances, in which what earlier ones left is cleared.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Pool {
+    /// Instances that can exist at a time.
+    pub instances: u32,
+    /// Memory of an ended instance that is cleared for the next one in its place; what lies beyond, the system takes back.
+    pub kept_bytes: usize,
 }
 
 impl Settings {
     /// Those of a node.
-    pub const NODE: Settings = Settings { optimised: true, pooled: true };
+    pub const NODE: Settings =
+        Settings { optimised: true, pool: Some(Pool { instances: POOL_INSTANCES, kept_bytes: KEPT_MEMORY_BYTES }) };
 }
 
 /// The engine; one for the whole node.
@@ -148,12 +158,16 @@ pub struct Engine {
 impl Engine {
     /// An engine whose compiled code is kept below `code_dir`.
     pub fn new(code_dir: &Path) -> Result<Engine, EngineError> {
-        let engine = Engine::with(Settings::NODE)?;
-        let code = code_dir.join(&engine.fingerprint);
+        Engine::with(Settings::NODE)?.keeping_code(code_dir)
+    }
+
+    /// The same, with its compiled code kept below `code_dir`.
+    pub fn keeping_code(self, code_dir: &Path) -> Result<Engine, EngineError> {
+        let code = code_dir.join(&self.fingerprint);
         // What lies in it is run as native code, so nobody else may write there.
         let created = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&code);
         created.map_err(|source| EngineError::CodeDirectory { path: code.clone(), source })?;
-        Ok(Engine { code: Some(code), ..engine })
+        Ok(Engine { code: Some(code), ..self })
     }
 
     /// An engine with these settings, whose compiled code is nowhere kept.
@@ -317,7 +331,7 @@ fn check_functions(wasm: &[u8]) -> Result<(), LoadError> {
 
 /// An engine that compiles as a node's does, and can run nothing much.
 pub(crate) fn compiler() -> wasmtime::Result<wasmtime::Engine> {
-    wasmtime::Engine::new(&configuration(Settings { pooled: false, ..Settings::NODE }))
+    wasmtime::Engine::new(&configuration(Settings { pool: None, ..Settings::NODE }))
 }
 
 fn check(module: &Module) -> Result<(), LoadError> {
@@ -341,19 +355,9 @@ fn invalid(error: wasmtime::Error) -> LoadError {
 }
 
 fn configuration(settings: Settings) -> Config {
-    let mut pool = PoolingAllocationConfig::new();
-    pool.total_core_instances(POOL_INSTANCES)
-        .total_memories(POOL_INSTANCES)
-        .total_tables(POOL_INSTANCES)
-        .total_stacks(POOL_INSTANCES)
-        .max_memory_size(POOL_MEMORY_BYTES)
-        .linear_memory_keep_resident(KEPT_MEMORY_BYTES)
-        .pagemap_scan(Enabled::Auto)
-        .max_unused_warm_slots(WARM_INSTANCES)
-        .table_elements(100_000);
-    let strategy = match settings.pooled {
-        true => InstanceAllocationStrategy::Pooling(pool),
-        false => InstanceAllocationStrategy::OnDemand,
+    let strategy = match settings.pool {
+        Some(pool) => InstanceAllocationStrategy::Pooling(places(pool)),
+        None => InstanceAllocationStrategy::OnDemand,
     };
     let mut config = Config::new();
     config
@@ -368,6 +372,21 @@ fn configuration(settings: Settings) -> Config {
         .memory_reservation(4 << 30)
         .wasm_features(WasmFeatures::MEMORY64 | WasmFeatures::MULTI_MEMORY, false);
     config
+}
+
+fn places(pool: Pool) -> PoolingAllocationConfig {
+    let mut places = PoolingAllocationConfig::new();
+    places
+        .total_core_instances(pool.instances)
+        .total_memories(pool.instances)
+        .total_tables(pool.instances)
+        .total_stacks(pool.instances)
+        .max_memory_size(POOL_MEMORY_BYTES)
+        .linear_memory_keep_resident(pool.kept_bytes)
+        .pagemap_scan(Enabled::Auto)
+        .max_unused_warm_slots(WARM_INSTANCES)
+        .table_elements(100_000);
+    places
 }
 
 /// Names the engine's exact version, target and configuration.

@@ -26,7 +26,7 @@ mod wasi;
 pub use class::{Class, class};
 pub use compile::compile_if_called;
 pub use engine::{
-    Engine, EngineError, LoadError, LoadFailure, MAX_FUNCTION_BYTES, MAX_WASM_BYTES, Program, Settings, inspect,
+    Engine, EngineError, LoadError, LoadFailure, MAX_FUNCTION_BYTES, MAX_WASM_BYTES, Pool, Program, Settings, inspect,
 };
 pub use examine::{Examined, Import, examine};
 pub use guest::{Argument, Denial, Grid, NestedError, Reached};

@@ -93,7 +93,7 @@ impl Trial {
         let module = kernel.modules.get(&cid)?;
         let target = Target::File { cid, size_bytes: wasm.len() as u64, executable: false };
         kernel.names.change(&[(module.manifest.name.clone(), Some(target))])?;
-        let plain = Engine::with(Settings { optimised: false, pooled: false });
+        let plain = Engine::with(Settings { optimised: false, pool: None });
         let plain = plain.map_err(|e| Error::caused(Code::General, e.to_string(), e))?;
         let load = |engine: &Engine| engine.load(&cid, || Ok(wasm.to_vec())).map_err(Error::from);
         let optimised = load(&node.engine)?;

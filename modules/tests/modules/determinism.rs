@@ -1,13 +1,13 @@
-//! The library gives the same bytes for the same fuel in every run: among other calls, in any place of the pool, and with code
-//! compiled anew or read from disk.
+//! The library gives the same bytes for the same fuel in every run: among other calls, in any place of pools of any size, and with
+//! code compiled anew or read from disk.
 //!
 //! `GRIDFS_RUNS=1000 cargo test -p gridfs-modules --test modules determinism -- --nocapture` runs each module 1,000 times.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use gridfs_modules::{Argument, Engine, Program, Settings};
+use gridfs_modules::{Argument, Engine, Pool, Program, Settings};
 use gridfs_store::{Cid, Codec, Target};
 
 use crate::calls::calls;
@@ -17,6 +17,9 @@ use crate::sums::LIBRARY;
 const RUNS: usize = 8;
 /// More than cores, so that runs are interrupted by each other.
 const THREADS: usize = 6;
+
+/// Which of the engines has one place.
+const ONE_PLACE: usize = 2;
 
 /// What must not differ: the result's hash, standard error, fuel.
 type Came = (Target, Vec<u8>, u64);
@@ -33,12 +36,15 @@ fn the_library_gives_the_same_in_every_run() {
     let calls = calls(&rig);
     assert_eq!(calls.iter().map(|(name, _)| *name).collect::<Vec<_>>(), LIBRARY);
     let code = tempfile::tempdir().unwrap();
-    // The first compiles, the second reads what the first wrote, as a daemon does that was started again.
-    let mut engines = vec![Engine::new(code.path()).unwrap(), Engine::new(code.path()).unwrap()];
+    // The first compiles; the others read what it wrote, as a daemon does that was started again.
+    let with = |settings| Engine::with(settings).unwrap();
+    let kept = |pool| with(Settings { pool, ..Settings::NODE }).keeping_code(code.path()).unwrap();
+    // One place for all modules in turn, and fewer places than modules that keep next to nothing of their memory.
+    let [one, few] = [(1, 64 << 10), (8, 4 << 10)].map(|(instances, kept_bytes)| Some(Pool { instances, kept_bytes }));
+    let mut engines = vec![kept(Settings::NODE.pool), kept(Settings::NODE.pool), kept(one), kept(few), kept(None)];
     if runs > RUNS {
-        // Unoptimised code, and memory of their own in place of the pool's. They take minutes to compile the library.
-        let settings = [Settings { optimised: false, ..Settings::NODE }, Settings { pooled: false, ..Settings::NODE }];
-        engines.extend(settings.map(|settings| Engine::with(settings).unwrap()));
+        // Unoptimised code; it takes minutes to compile the library.
+        engines.push(with(Settings { optimised: false, ..Settings::NODE }));
     }
     let load_all = |engine: Engine| {
         let load = |(name, _): &(&str, _)| {
@@ -53,6 +59,7 @@ fn the_library_gives_the_same_in_every_run() {
         calls.iter().zip(&engines[0].1).map(|((_, args), program)| came(&rig, program, args)).collect();
     let counts: Vec<AtomicUsize> = calls.iter().map(|_| AtomicUsize::new(0)).collect();
     let next = AtomicUsize::new(0);
+    let only_place = Mutex::new(());
     let started = Instant::now();
     let work = || {
         loop {
@@ -63,7 +70,9 @@ fn the_library_gives_the_same_in_every_run() {
             // Each round begins with another module, so that each runs beside every other one, and in another place of the pool.
             let (round, module) = (number / calls.len(), (number + number / calls.len()) % calls.len());
             let (name, arguments) = &calls[module];
-            let again = came(&rig, &engines[round % engines.len()].1[module], arguments);
+            let engine = round % engines.len();
+            let _turn = (engine == ONE_PLACE).then(|| only_place.lock().unwrap());
+            let again = came(&rig, &engines[engine].1[module], arguments);
             assert!(again == first[module], "{name} differs in round {round}: {again:?}, not {:?}", first[module]);
             counts[module].fetch_add(1, Ordering::Relaxed);
         }
