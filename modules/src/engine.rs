@@ -4,7 +4,9 @@
 //! configuration and version, with a checksum; it is never taken from a peer. Deleting it costs a compilation.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::hash::Hash as _;
+use std::io::Read as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -255,17 +257,21 @@ impl Engine {
         Ok(module)
     }
 
+    /// Compiled code as it lies on disk, mapped: memory that the system takes back when it needs it.
     fn read_code(&self, cid: &Cid) -> Option<Module> {
         let path = self.code_path(cid)?;
-        let file = std::fs::read(&path).ok()?; // absent or unreadable: compile
-        let (checksum, code) = file.split_at_checked(CHECKSUM_BYTES)?;
+        let mut file = File::open(&path).ok()?; // absent or unreadable: compile
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).ok()?;
+        let (code, checksum) = bytes.split_last_chunk::<CHECKSUM_BYTES>()?;
         if blake3::hash(code).as_bytes() != checksum {
             tracing::warn!(path = %path.display(), "compiled code is damaged; compiling again");
             return None;
         }
         // SAFETY: the bytes come from `Module::serialize` of an engine of this very configuration: the directory is
-        // the owner's alone and named by the configuration, and the checksum rules out damage.
-        match unsafe { Module::deserialize(&self.engine, code) } {
+        // the owner's alone and named by the configuration, and the checksum rules out damage. A file there is removed or
+        // replaced, but never changed, so what is mapped stays what it is.
+        match unsafe { Module::deserialize_open_file(&self.engine, file) } {
             Ok(module) => Some(module),
             Err(error) => {
                 tracing::warn!(path = %path.display(), %error, "compiled code can't be loaded; compiling again");
@@ -276,12 +282,11 @@ impl Engine {
 
     fn write_code(&self, cid: &Cid, module: &Module) -> wasmtime::Result<()> {
         let Some(path) = self.code_path(cid) else { return Ok(()) };
-        let code = module.serialize()?;
+        let mut file = module.serialize()?;
+        file.extend_from_slice(blake3::hash(&file).as_bytes());
         static WRITTEN: AtomicU64 = AtomicU64::new(0);
         let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
         let unfinished = path.with_extension(format!("{}-{number}.tmp", std::process::id()));
-        let mut file = blake3::hash(&code).as_bytes().to_vec();
-        file.extend_from_slice(&code);
         std::fs::write(&unfinished, file)?;
         std::fs::rename(&unfinished, &path)?;
         Ok(())
