@@ -20,6 +20,10 @@ mod announce;
 mod ask;
 mod behaviour;
 mod cork;
+#[cfg(test)]
+#[allow(dead_code, reason = "the store's own tests use all of it")]
+#[path = "../../store/src/dice.rs"]
+mod dice;
 mod error;
 mod fetch;
 mod limits;
