@@ -268,12 +268,15 @@ impl ClientCertVerifier for Libp2pVerifier {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
+
     use futures::future::join;
     use futures::{AsyncReadExt, AsyncWriteExt, StreamExt};
     use libp2p::core::Endpoint;
     use libp2p::core::transport::memory::Channel;
     use libp2p::core::transport::{DialOpts, ListenerId, MemoryTransport, PortUse, Transport, TransportEvent};
     use libp2p::tls;
+    use rustls::sign::SigningKey;
 
     use super::*;
 
@@ -346,40 +349,120 @@ mod tests {
         assert_eq!(suite.as_str(), Some(best));
     }
 
-    /// One who has seen the certificate of a peer, shows it, and signs with a key of its own.
-    fn impostor(of: &Keypair) -> Tls {
-        let (shown, _) = certificate::generate(of).unwrap();
-        let (_, key) = certificate::generate(&Keypair::generate_ed25519()).unwrap();
-        let key = aws_lc_rs::sign::any_ecdsa_type(&key).unwrap();
-        let resolver = Arc::new(SingleCertAndKey::from(CertifiedKey::new(vec![shown], key)));
-        let mut tls = Tls::new(of).unwrap();
+    /// One that shows these certificates, and signs with this key.
+    fn shows(certificates: Vec<CertificateDer<'static>>, key: Arc<dyn SigningKey>) -> Tls {
+        let resolver = Arc::new(SingleCertAndKey::from(CertifiedKey::new(certificates, key)));
+        let mut tls = Tls::new(&Keypair::generate_ed25519()).unwrap();
         Arc::make_mut(&mut tls.client).client_auth_cert_resolver = resolver.clone();
         Arc::make_mut(&mut tls.server).cert_resolver = resolver;
         tls
     }
 
+    /// A peer's certificate, and the key that it is signed with.
+    fn certified(peer: &Keypair) -> (CertificateDer<'static>, Arc<dyn SigningKey>) {
+        let (certificate, key) = certificate::generate(peer).unwrap();
+        (certificate, aws_lc_rs::sign::any_ecdsa_type(&key).unwrap())
+    }
+
+    /// Where what is signed lies in a certificate: the first element, after its own head and the certificate's, of 4 bytes each.
+    fn signed(certificate: &CertificateDer<'_>) -> Range<usize> {
+        let signed = 8..8 + usize::from(u16::from_be_bytes([certificate[6], certificate[7]]));
+        assert!((200..certificate.len()).contains(&signed.end));
+        signed
+    }
+
+    /// A certificate in which the holder is another, signed anew by itself. That the other's key signed it nobody but that one can say.
+    fn renamed(
+        certificate: &CertificateDer<'_>,
+        key: &dyn SigningKey,
+        from: &Keypair,
+        to: &Keypair,
+    ) -> CertificateDer<'static> {
+        const ALGORITHM_BYTES: usize = 12;
+        let [from, to] = [from, to].map(|keys| keys.public().encode_protobuf());
+        let end = signed(certificate).end;
+        let mut content = certificate[4..end].to_vec();
+        let at = content.windows(from.len()).position(|window| window == from).unwrap();
+        content[at..at + from.len()].copy_from_slice(&to);
+        let signer = key.choose_scheme(&[SignatureScheme::ECDSA_NISTP256_SHA256]).unwrap();
+        let signature = signer.sign(&content).unwrap();
+        content.extend_from_slice(&certificate[end..end + ALGORITHM_BYTES]);
+        // A string of bits, of which all of the last byte count.
+        content.extend([0x03, signature.len() as u8 + 1, 0]);
+        content.extend(signature);
+        let [high, low] = u16::try_from(content.len()).unwrap().to_be_bytes();
+        [vec![0x30, 0x82, high, low], content].concat().into()
+    }
+
     #[tokio::test]
-    async fn who_shows_anothers_certificate_without_its_key_is_refused() {
-        let (victim, honest) = (Keypair::generate_ed25519(), Keypair::generate_ed25519());
-        let tls = || Tls::new(&honest).unwrap();
-        assert_eq!(meet(tls(), impostor(&victim)).await, (None, None), "when it is dialled");
-        assert_eq!(meet(impostor(&victim), tls()).await, (None, None), "when it dials");
+    async fn who_does_not_prove_that_it_is_who_it_says_is_refused() {
+        let (own, victim, honest) =
+            (Keypair::generate_ed25519(), Keypair::generate_ed25519(), Keypair::generate_ed25519());
+        let ((certificate, key), (seen, _)) = (certified(&own), certified(&victim));
+        let renamed = |to| renamed(&certificate, &*key, &own, to);
+        for (what, certificates, is_taken) in [
+            ("its own certificate", vec![certificate.clone()], true),
+            ("the same, signed anew", vec![renamed(&own)], true),
+            ("the victim's, without its key", vec![seen.clone()], false),
+            ("one that names the victim, signed by its own key", vec![renamed(&victim)], false),
+            ("its own, and the victim's", vec![certificate.clone(), seen.clone()], false),
+            ("its own twice", vec![certificate.clone(), certificate.clone()], false),
+            ("none", Vec::new(), false),
+        ] {
+            let (shows, tls) = (shows(certificates, key.clone()), Tls::new(&honest).unwrap());
+            let [own, honest] = [&own, &honest].map(|keys| is_taken.then(|| keys.public().to_peer_id()));
+            assert_eq!(meet(tls.clone(), shows.clone()).await, (own, honest), "{what}, when it is dialled");
+            assert_eq!(meet(shows, tls).await, (honest, own), "{what}, when it dials");
+        }
+    }
+
+    /// A record of a handshake, as TLS 1.2 has it: the message of this type, of this beginning and 32 random bytes before the rest.
+    fn tls12(kind: u8, rest: &[u8]) -> Vec<u8> {
+        let message = [&[3, 3], &[7; 32][..], rest].concat();
+        let len = message.len() as u8;
+        [&[22, 3, 3, 0, len + 4, kind, 0, 0, len], &message[..]].concat()
+    }
+
+    /// Says something as either end of a connection, and hears how the other ends it: by an alert, after what it may have said before.
+    async fn answer_to(said: Vec<u8>, is_dialler: bool) -> (Vec<u8>, Error) {
+        let (dialled, accepted) = pair().await;
+        let tls = Tls::new(&Keypair::generate_ed25519()).unwrap();
+        let (mut own, upgrade) = match is_dialler {
+            true => (dialled, tls.upgrade_inbound(accepted, "/tls/1.0.0")),
+            false => (accepted, tls.upgrade_outbound(dialled, "/tls/1.0.0")),
+        };
+        let mut heard = Vec::new();
+        let talk = async {
+            own.write_all(&said).await.unwrap();
+            own.flush().await.unwrap();
+            own.read_to_end(&mut heard).await.unwrap();
+        };
+        let (outcome, ()) = join(upgrade, talk).await;
+        (heard, outcome.err().expect("it speaks TLS 1.2"))
+    }
+
+    #[tokio::test]
+    async fn older_versions_are_not_spoken() {
+        // No session, ECDHE-ECDSA with AES-128-GCM, no compression; of groups P-256, of signatures ECDSA with SHA-256.
+        let hello = [0, 0, 2, 0xc0, 0x2b, 1, 0, 0, 16, 0, 10, 0, 4, 0, 2, 0, 23, 0, 13, 0, 4, 0, 2, 4, 3];
+        let chosen = [0, 0xc0, 0x2b, 0];
+        for (said, is_dialler) in [(tls12(1, &hello), true), (tls12(2, &chosen), false)] {
+            let (heard, error) = answer_to(said, is_dialler).await;
+            // A fatal alert: the version.
+            assert!(heard.ends_with(&[0, 2, 2, 70]), "{:?} ends otherwise", heard.escape_ascii().to_string());
+            assert!(matches!(&error, Error::Handshake(_)), "{error}");
+        }
     }
 
     #[test]
-    fn a_certificate_that_was_changed_or_is_not_alone_is_refused() {
+    fn a_certificate_that_was_changed_anywhere_is_refused() {
         let (certificate, _) = certificate::generate(&Keypair::generate_ed25519()).unwrap();
-        let is_taken =
-            |certificate: &CertificateDer<'_>, others| Libp2pVerifier.certificate(certificate, others).is_ok();
-        assert!(is_taken(&certificate, &[]));
-        assert!(!is_taken(&certificate, std::slice::from_ref(&certificate)));
-        // What is signed: the first element, after its own head and the certificate's, of 4 bytes each.
-        let signed = 8..8 + usize::from(u16::from_be_bytes([certificate[6], certificate[7]]));
-        assert!((200..certificate.len()).contains(&signed.end));
-        for at in signed {
+        let is_taken = |certificate: &CertificateDer<'_>| Libp2pVerifier.certificate(certificate, &[]).is_ok();
+        assert!(is_taken(&certificate));
+        for at in signed(&certificate) {
             let mut changed = certificate.to_vec();
             changed[at] ^= 0x10;
-            assert!(!is_taken(&changed.into(), &[]), "byte {at}");
+            assert!(!is_taken(&changed.into()), "byte {at}");
         }
     }
 }

@@ -127,6 +127,30 @@ async fn strangers_stay_outside() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_answers_in_anothers_place_is_not_taken_for_it() {
+    let (asker, wanted) = (Node::start().await, Node::start().await);
+    for listen in ["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/tcp/0/ws", "/ip4/127.0.0.1/udp/0/quic-v1"] {
+        let another = Node::start_with(|config| config.listen = vec![listen.parse().unwrap()]).await;
+        let place = &another.addresses()[0];
+        match asker.network.connect(wanted.id(), &another.addresses()).await.unwrap_err() {
+            Error::Unreachable { peer, why } => {
+                assert_eq!(peer, wanted.id());
+                let found = format!("{} at {place}", another.id());
+                assert!(why.contains(&found), "{why:?} tells of {found:?}");
+            }
+            other => panic!("{other}"),
+        }
+        assert!(asker.network.connected().await.unwrap().is_empty());
+        assert_eq!(another.network.stats().connected, 0);
+    }
+    // Where it was not found is not remembered.
+    asker.meet(&wanted).await;
+    let known = asker.network.peers().into_iter().find(|(id, _)| *id == wanted.id()).unwrap().1;
+    assert!(wanted.addresses().iter().any(|address| known.addresses.contains(address)), "{known:?}");
+    assert_eq!(known.addresses.len(), wanted.addresses().len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_crowd_leaves_room_for_whom_the_node_calls_itself() {
     let node = Node::start_with(|config| config.limits.connections = 4).await;
     let mut crowd = Vec::new();
