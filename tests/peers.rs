@@ -4,7 +4,7 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{ARGS, Node, Ran, wait_for};
+use common::{ARGS, Node, Ran, serving, wait_for};
 use gridfs::identity::Identity;
 use gridfs::receipt::{Memo, Receipt};
 use gridfs_store::{Cid, Codec, Durability, Options, Store, cbor};
@@ -14,51 +14,18 @@ mod calls;
 #[path = "peers/names.rs"]
 mod names;
 
-const LISTEN: &str = "/ip4/127.0.0.1/tcp/0";
-
-/// A node that listens.
-fn serving() -> Node {
-    let node = Node::new();
-    node.gridfs(["serve", "--listen", LISTEN]).ok();
-    node
-}
-
-/// This node as it sees itself.
-fn seen(node: &Node) -> serde_json::Value {
-    serde_json::from_str(&node.gridfs(["--json", "peer", "list"]).ok()).unwrap()
-}
-
-fn address(node: &Node) -> String {
-    seen(node)["addresses"][0].as_str().unwrap().to_owned()
-}
-
-fn meets(node: &Node, other: &Node) {
-    node.gridfs(["peer", "add", &address(other)]).ok();
-    wait_for("a connection", || seen(node)["connected"].as_u64().unwrap() > 0);
-}
-
-fn ends(node: &Node) {
-    node.gridfs(["umount"]).ok();
-}
-
-fn cid(node: &Node, name: &str) -> String {
-    let names = node.gridfs(["--json", "name", "list"]).ok();
-    let names: Vec<serde_json::Value> = serde_json::from_str(&names).unwrap();
-    names.iter().find(|row| row["name"] == name).unwrap()["cid"].as_str().unwrap().to_owned()
-}
-
 /// Waits until what a node shares has been announced.
 fn announced(node: &Node, keys: u64) {
-    wait_for("announcements", || seen(node)["announced_keys"].as_u64().unwrap() >= keys);
+    wait_for("announcements", || node.seen()["announced_keys"].as_u64().unwrap() >= keys);
 }
 
 #[test]
 fn a_call_is_answered_with_what_a_stranger_shares() {
     let (a, b, c) = (serving(), serving(), Node::new());
-    meets(&a, &b);
+    a.meet(&b);
     a.add_wat("args", ARGS, None);
     a.put("words.txt", "one two three\n");
-    let (module, words) = (cid(&a, "args"), cid(&a, "words.txt"));
+    let (module, words) = (a.cid("args"), a.cid("words.txt"));
     for what in ["args", "words.txt"] {
         a.gridfs(["share", what]).ok();
     }
@@ -69,15 +36,15 @@ fn a_call_is_answered_with_what_a_stranger_shares() {
     let path = |promise: &str| format!("{promise}/{module}/hello");
     let (status, error) = c.grid(["--promise", "pub", &module, "hello"]).failed();
     assert_eq!(status, 13, "it knows nobody: {error}");
-    meets(&c, &b);
+    c.meet(&b);
     assert_eq!(c.errno(&path("local")), 113, "under local nobody is asked");
     assert_eq!(c.read(&path("pub")), a.grid(["--promise", "pub", &module, "hello"]).ok());
     assert_eq!(c.read(&format!("pub/wc/{words}")), counted);
     assert_eq!(c.stat("fetched"), 2);
 
     // What it has now it has for good.
-    ends(&a);
-    ends(&b);
+    a.stop();
+    b.stop();
     c.umount();
     c.mount();
     assert_eq!(c.read(&format!("pub/wc/{words}")), counted);
@@ -112,8 +79,8 @@ fn a_ticket_is_all_that_another_node_needs() {
     assert_eq!(c.stat("runs"), 0, "that was another process");
 
     a.put("private", "nobody's business\n");
-    let private = cid(&a, "private");
-    let shared = cid(&a, "noise");
+    let private = a.cid("private");
+    let shared = a.cid("noise");
     let listed = a.gridfs(["share", "--list"]).ok();
     assert!(listed.contains(&shared) && !listed.contains(&private), "{listed}");
     a.gridfs(["share", "--stop", "noise"]).ok();
@@ -123,13 +90,13 @@ fn a_ticket_is_all_that_another_node_needs() {
     assert!(stale.status == 13 && stale.stderr.contains("not shared"), "{stale:?}");
     let guessed = cannot(&ticket_of(&a, &private));
     assert_eq!((guessed.status, guessed.stderr.replace(&private, &shared)), (13, stale.stderr));
-    ends(&a);
+    a.stop();
 }
 
 /// A ticket that its node never gave.
 fn ticket_of(node: &Node, cid: &str) -> String {
-    let address: gridfs_p2p::Multiaddr = address(node).parse().unwrap();
-    let node = seen(node)["node"].as_str().unwrap().parse().unwrap();
+    let address: gridfs_p2p::Multiaddr = node.address().parse().unwrap();
+    let node = node.seen()["node"].as_str().unwrap().parse().unwrap();
     let what = gridfs::ticket::Shared::Object(cid.parse().unwrap());
     gridfs::ticket::Ticket { node, addresses: vec![address], what }.to_string()
 }
@@ -138,15 +105,15 @@ fn ticket_of(node: &Node, cid: &str) -> String {
 fn what_nobody_has_ends_with_an_error_and_is_not_asked_for_again_at_once() {
     let (a, c) = (serving(), Node::new());
     c.mount();
-    meets(&c, &a);
+    c.meet(&a);
     let nowhere = Cid::of(Codec::Raw, b"nowhere").to_string();
     let path = format!("pub/wc/{nowhere}");
     assert_eq!(c.errno(&path), 113);
-    let before = seen(&a)["requests"].clone();
+    let before = a.seen()["requests"].clone();
     assert_eq!(c.errno(&path), 113);
-    assert_eq!(seen(&a)["requests"], before);
+    assert_eq!(a.seen()["requests"], before);
     assert!(c.log().contains(&nowhere));
-    ends(&a);
+    a.stop();
 }
 
 #[test]
@@ -157,8 +124,8 @@ fn of_a_large_file_elsewhere_only_what_is_read_is_fetched() {
     a.put("noise", &noise);
     a.gridfs(["share", "noise"]).ok();
     c.mount();
-    meets(&c, &a);
-    let path = c.at(&format!("pub/cas/{}", cid(&a, "noise")));
+    c.meet(&a);
+    let path = c.at(&format!("pub/cas/{}", a.cid("noise")));
     assert_eq!(std::fs::metadata(&path).unwrap().len(), 0, "looking asks nobody");
     let file = std::fs::File::open(&path).unwrap();
     assert_eq!(file.metadata().unwrap().len(), 24 << 20);
@@ -167,7 +134,7 @@ fn of_a_large_file_elsewhere_only_what_is_read_is_fetched() {
         file.read_exact_at(&mut bytes, offset).unwrap();
         assert!(bytes == noise[offset as usize..][..4096], "at {offset}");
     }
-    let received = || seen(&c)["received_bytes"].as_u64().unwrap();
+    let received = || c.seen()["received_bytes"].as_u64().unwrap();
     assert!(received() < 4 << 20, "{} bytes came for 12 KiB", received());
     assert_eq!(c.stat("fetched"), 0);
 
@@ -175,7 +142,7 @@ fn of_a_large_file_elsewhere_only_what_is_read_is_fetched() {
     assert!(std::fs::read(&path).unwrap() == noise);
     assert_eq!(c.stat("fetched"), 1);
     assert!(received() < 48 << 20, "{} bytes came", received());
-    ends(&a);
+    a.stop();
     let mut bytes = [0; 4096];
     file.read_exact_at(&mut bytes, 20 << 20).unwrap();
     assert!(bytes == noise[20 << 20..][..4096], "from the store");
@@ -191,7 +158,7 @@ fn nothing_listens_unless_it_is_told_to() {
     node.put("x", "x");
     let (status, error) = node.gridfs(["share", "x"]).failed();
     assert!(status == 15 && error.contains("gridfs mount --serve"), "{error}");
-    let seen = seen(&node);
+    let seen = node.seen();
     assert_eq!((seen["addresses"].as_array().unwrap().len(), seen["connected"].as_u64()), (0, Some(0)));
     let (status, error) = node.gridfs(["serve"]).failed();
     assert!(status != 0 && error.contains("gridfs umount"), "{error}");
@@ -206,17 +173,17 @@ fn nothing_listens_unless_it_is_told_to() {
 #[test]
 fn a_banned_peer_is_not_talked_to() {
     let (a, c) = (serving(), serving());
-    meets(&c, &a);
-    let id = seen(&a)["node"].as_str().unwrap().to_owned();
+    c.meet(&a);
+    let id = a.seen()["node"].as_str().unwrap().to_owned();
     c.gridfs(["peer", "ban", &id]).ok();
-    wait_for("the connection to close", || seen(&c)["connected"].as_u64() == Some(0));
+    wait_for("the connection to close", || c.seen()["connected"].as_u64() == Some(0));
     assert!(c.gridfs(["peer", "show", &id]).ok().contains("banned"));
-    let (_, error) = c.gridfs(["peer", "add", &address(&a)]).failed();
+    let (_, error) = c.gridfs(["peer", "add", &a.address()]).failed();
     assert!(error.contains("can't be reached"), "{error}");
     c.gridfs(["peer", "ban", "--lift", &id]).ok();
-    meets(&c, &a);
-    ends(&a);
-    ends(&c);
+    c.meet(&a);
+    a.stop();
+    c.stop();
 }
 
 /// Counts to 10^9 and says nothing.
@@ -226,16 +193,12 @@ const SLOW: &str = r#"(module (memory (export "memory") 1)
             (local.set $count (i32.add (local.get $count) (i32.const 1)))
             (br_if $next (i32.lt_u (local.get $count) (i32.const 1000000000))))))"#;
 
-fn id(node: &Node) -> String {
-    node.gridfs(["cap", "key"]).ok().trim().to_owned()
-}
-
 /// Has `node` make a promise, and the others accept it.
 fn promised(node: &Node, others: &[&Node], options: &[&str]) -> String {
     let new = ["promise", "new", "--name", "team", "--text", "Together.", "--share"];
     node.gridfs(new.iter().chain(options)).ok();
-    let promise = cid(node, "team");
-    let document = node.scratch("team");
+    let promise = node.cid("team");
+    let document = node.scratch(&promise);
     node.gridfs(["get", "team", document.to_str().unwrap()]).ok();
     for other in others {
         other.gridfs(["promise", "accept", document.to_str().unwrap()]).ok();
@@ -268,17 +231,17 @@ fn what_went_by_a_name_is_not_told() {
     a.add_example("shout", "c/shout.toml");
     a.put("secret", "one\n");
     a.gridfs(["share", "shout"]).ok();
-    let promise = promised(&a, &[&c], &["--source", "fetch", "--trust", &id(&a)]);
-    meets(&c, &a);
+    let promise = promised(&a, &[&c], &["--source", "fetch", "--trust", &a.id()]);
+    c.meet(&a);
     let named = "/grid/local/cas/secret";
-    let spelled = format!("/grid/{}/{}/{}", cid(&a, "local"), cid(&a, "cas"), cid(&a, "secret"));
+    let spelled = format!("/grid/{}/{}/{}", a.cid("local"), a.cid("cas"), a.cid("secret"));
     for path in [named, &spelled] {
         assert_eq!(a.grid(["-p", &promise, "shout", path]).ok(), "ONE\n");
     }
     // The module, the call by CID alone, and its result.
     announced(&a, 3);
-    assert_eq!(seen(&a)["announced_keys"].as_u64(), Some(3));
-    ends(&a);
+    assert_eq!(a.seen()["announced_keys"].as_u64(), Some(3));
+    a.stop();
 }
 
 #[test]
@@ -286,13 +249,13 @@ fn a_result_is_believed_of_whom_the_promise_trusts() {
     let (a, b, c) = (serving(), serving(), Node::new());
     c.mount();
     a.put("words.txt", "one two three\n");
-    let words = cid(&a, "words.txt");
-    let promise = promised(&a, &[&b, &c], &["--source", "fetch", "--trust", &id(&a)]);
-    let alone = promised(&c, &[&a, &b], &["--source", "fetch", "--trust", &id(&b)]);
+    let words = a.cid("words.txt");
+    let promise = promised(&a, &[&b, &c], &["--source", "fetch", "--trust", &a.id()]);
+    let alone = promised(&c, &[&a, &b], &["--source", "fetch", "--trust", &b.id()]);
     let counted = a.grid(["-p", &promise, "wc", "words.txt"]).ok();
     a.grid(["-p", &alone, "wc", "words.txt"]).ok();
-    meets(&a, &b);
-    meets(&c, &b);
+    a.meet(&b);
+    c.meet(&b);
     // Two calls and the one result that they have.
     announced(&a, 3);
     // The words themselves are not shared: only the result is to be had.
@@ -300,13 +263,13 @@ fn a_result_is_believed_of_whom_the_promise_trusts() {
     assert_eq!((c.stat("claimed"), c.stat("runs")), (1, 0));
     let path = c.grid(["--path", "-p", &promise, "wc", &words]).ok();
     let verified = c.gridfs(["verify", path.trim()]).ok();
-    assert!(verified.contains(&id(&a)), "{verified}");
+    assert!(verified.contains(&a.id()), "{verified}");
     assert_eq!(c.errno(&format!("{alone}/wc/{words}")), 113, "a is not believed under the other promise");
     assert!(c.log().contains("the promise believes self, or 1 of 1 listed keys"), "{}", c.log());
     let ledger = c.gridfs(["promise", "ledger"]).ok();
-    assert!(ledger.contains(&format!("peers {}", id(&a))), "{ledger}");
-    ends(&a);
-    ends(&b);
+    assert!(ledger.contains(&format!("peers {}", a.id())), "{ledger}");
+    a.stop();
+    b.stop();
 }
 
 #[test]
@@ -315,19 +278,19 @@ fn a_liar_is_found_out_and_what_it_gave_is_forgotten() {
     a.gridfs(["init"]).ok();
     c.mount();
     [&a, &c].iter().for_each(|node| node.add_wat("slow", SLOW, None));
-    let slow = cid(&a, "slow");
-    let audited = ["--source", "race", "--trust", &id(&a), "--audit", "100"];
+    let slow = a.cid("slow");
+    let audited = ["--source", "race", "--trust", &a.id(), "--audit", "100"];
     let promise = promised(&a, &[&c], &audited);
     assert_eq!(a.grid(["-p", &promise, &slow]).ok(), "");
     lies(&a, b"a lie\n");
-    a.gridfs(["serve", "--listen", LISTEN]).ok();
-    meets(&c, &a);
+    a.serve();
+    c.meet(&a);
     let path = format!("{promise}/{slow}/,");
     assert_eq!(c.read(&path), "a lie\n", "a is believed before the run here ends");
     assert_eq!(c.stat("claimed"), 1);
-    wait_for("the audit", || c.gridfs(["peer", "show", &id(&a)]).ok().contains("not believed: another run"));
+    wait_for("the audit", || c.gridfs(["peer", "show", &a.id()]).ok().contains("not believed: another run"));
     wait_for("the lie to go", || c.read(&path).is_empty());
-    ends(&a);
+    a.stop();
 }
 
 #[test]
@@ -337,34 +300,34 @@ fn who_signs_two_results_is_not_believed_any_more() {
     c.mount();
     a.put("words.txt", "one two three\n");
     a.put("more.txt", "four\n");
-    let (words, more) = (cid(&a, "words.txt"), cid(&a, "more.txt"));
-    let promise = promised(&a, &[&b, &c], &["--source", "fetch", "--trust", &id(&a), "--trust", &id(&c)]);
+    let (words, more) = (a.cid("words.txt"), a.cid("more.txt"));
+    let promise = promised(&a, &[&b, &c], &["--source", "fetch", "--trust", &a.id(), "--trust", &c.id()]);
     for name in ["words.txt", "more.txt"] {
         a.grid(["-p", &promise, "wc", name]).ok();
     }
     // Both results of a's are about: b has the right ones from a, then a lies.
-    a.gridfs(["serve", "--listen", LISTEN]).ok();
-    b.gridfs(["serve", "--listen", LISTEN]).ok();
-    meets(&b, &a);
+    a.serve();
+    b.serve();
+    b.meet(&a);
     for cid in [&words, &more] {
         b.grid(["-p", &promise, "wc", cid]).ok();
     }
-    ends(&a);
+    a.stop();
     lies(&a, b"a lie\n");
-    a.gridfs(["serve", "--listen", LISTEN]).ok();
-    meets(&c, &a);
+    a.serve();
+    c.meet(&a);
     c.read(&format!("{promise}/wc/{more}"));
-    meets(&c, &b);
-    wait_for("both to be connected", || seen(&c)["connected"].as_u64() == Some(2));
+    c.meet(&b);
+    wait_for("both to be connected", || c.seen()["connected"].as_u64() == Some(2));
     // Whichever claim comes first is believed, unless both come at once.
     let _ = std::fs::read(c.at(&format!("{promise}/wc/{words}")));
     wait_for("the two claims to meet", || {
-        c.gridfs(["peer", "show", &id(&a)]).ok().contains("not believed: it signed two results")
+        c.gridfs(["peer", "show", &a.id()]).ok().contains("not believed: it signed two results")
     });
     // It is believed in nothing now, and its lie is gone.
     for cid in [&words, &more] {
         wait_for("what it gave to be forgotten", || std::fs::read(c.at(&format!("{promise}/wc/{cid}"))).is_err());
     }
-    ends(&a);
-    ends(&b);
+    a.stop();
+    b.stop();
 }

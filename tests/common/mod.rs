@@ -191,6 +191,14 @@ impl Node {
     /// Connects to another node, which it knows from now on.
     pub fn meet(&self, other: &Node) {
         self.gridfs(["peer", "add", &other.address()]).ok();
+        wait_for("a connection", || self.seen()["connected"].as_u64().unwrap() > 0);
+    }
+
+    /// The CID that a name stands for.
+    pub fn cid(&self, name: &str) -> String {
+        let names = self.gridfs(["--json", "name", "list"]).ok();
+        let names: Vec<serde_json::Value> = serde_json::from_str(&names).unwrap();
+        names.iter().find(|row| row["name"] == name).unwrap()["cid"].as_str().unwrap().to_owned()
     }
 
     /// Stores a file, shares it and waits until that is announced; returns its CID.
@@ -209,6 +217,13 @@ impl Node {
     pub fn stop(&self) {
         self.gridfs(["umount"]).ok();
     }
+}
+
+/// A daemon that peers can reach.
+pub fn serving() -> Node {
+    let node = Node::new();
+    node.serve();
+    node
 }
 
 /// Where nodes of a test listen.

@@ -5,8 +5,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::common::{Node, noise};
-use crate::{Held, print_times, serving};
+use crate::common::{Node, noise, serving};
+use crate::{Held, print_times};
 
 /// Nodes that come and go.
 const PASSING: usize = 6;

@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::common::{Node, Ran, end_of, noise, wait_for};
-use crate::serving;
+use crate::common::{Node, Ran, end_of, noise, serving, wait_for};
 
 const BYTES: u64 = 256 << 20;
 

@@ -8,8 +8,8 @@ use futures::future::BoxFuture;
 use gridfs_p2p::{Answers, CallAnswer, CallRequest, Code, Config, Head, Limits, Network, PeerId, Refusal};
 use gridfs_store::{Cid, Hash, Options, Store};
 
-use crate::common::{Node, noise, wait_for};
-use crate::{print_times, serving};
+use crate::common::{Node, noise, serving, wait_for};
+use crate::print_times;
 
 const NODES: u64 = 20;
 

@@ -5,9 +5,9 @@ use std::net::TcpStream;
 use futures::AsyncWriteExt;
 use gridfs_store::{Cid, Hash};
 
-use crate::common::{Node, wait_for};
+use crate::Held;
+use crate::common::{Node, serving, wait_for};
 use crate::rogue::{ADD_PROVIDER, Rogue, Speaks, message};
-use crate::{Held, serving};
 
 /// Records of one peer that a node keeps.
 const QUOTA: u64 = 1 << 18;

@@ -38,8 +38,7 @@ fn a_js_libp2p_client_finds_peers_and_providers_and_makes_a_call() {
     let words: Cid = a.share("words.txt", b"one two three\n").parse().unwrap();
     let counted = a.grid(["-p", "pub", "wc", &words.to_string()]).ok();
     wait_for("the records to spread", || b.seen()["provider_records"].as_u64().unwrap() >= 3);
-    let names: Vec<serde_json::Value> = serde_json::from_str(&a.gridfs(["--json", "name", "list"]).ok()).unwrap();
-    let wc = names.iter().find(|row| row["name"] == "wc").unwrap()["cid"].as_str().unwrap().parse().unwrap();
+    let wc = a.cid("wc").parse().unwrap();
     let promise = Promise::public().cid();
     let parms = Parms { promise, module: wc, arguments: vec![Value::Object(words)] };
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();

@@ -17,13 +17,6 @@ use std::time::Duration;
 
 use common::Node;
 
-/// A daemon that peers can reach.
-fn serving() -> Node {
-    let node = Node::new();
-    node.serve();
-    node
-}
-
 /// What a daemon holds of the machine.
 #[derive(Clone, Copy, Debug)]
 struct Held {

@@ -13,7 +13,7 @@ use gridfs_p2p::{
 use gridfs_store::{Durability, Hash};
 
 use super::*;
-use crate::common::{ENDLESS, end_of, noise};
+use crate::common::{ENDLESS, LOOPBACK, end_of, noise};
 
 /// For a slow, loaded machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -23,22 +23,22 @@ fn running(calls: usize) -> Node {
     let node = Node::new();
     std::fs::create_dir_all(node.home()).unwrap();
     std::fs::write(node.home().join("config.toml"), format!("[peers]\nrun = {calls}\n")).unwrap();
-    node.gridfs(["serve", "--listen", LISTEN]).ok();
+    node.serve();
     node
 }
 
 /// A token of `node` for `other`.
 fn grant(node: &Node, other: &Node, prefix: &str) -> String {
-    node.gridfs(["cap", "grant", "--to", &id(other), "--prefix", prefix]).ok().trim().to_owned()
+    node.gridfs(["cap", "grant", "--to", &other.id(), "--prefix", prefix]).ok().trim().to_owned()
 }
 
 #[test]
 fn a_token_has_calls_run_where_it_holds() {
     let (a, c) = (running(2), Node::mounted());
     a.put("words.txt", "one two three\n");
-    let words = cid(&a, "words.txt");
-    let promise = promised(&a, &[&c], &["--capability", "--source", "fetch", "--trust", &id(&a)]);
-    meets(&c, &a);
+    let words = a.cid("words.txt");
+    let promise = promised(&a, &[&c], &["--capability", "--source", "fetch", "--trust", &a.id()]);
+    c.meet(&a);
     let counts = a.grid(["wc", "words.txt"]).ok();
 
     // The words never leave a, and c runs nothing.
@@ -50,12 +50,12 @@ fn a_token_has_calls_run_where_it_holds() {
     let (_, error) = c.gridfs(["get", &words]).failed();
     assert!(error.contains("not stored") || error.contains(&words), "{error}");
     // Both keep account of it.
-    let shown = a.gridfs(["peer", "show", &id(&c)]).ok();
+    let shown = a.gridfs(["peer", "show", &c.id()]).ok();
     assert!(shown.contains("run for it here: 1 calls, and 0 that failed"), "{shown}");
     let ledger = a.gridfs(["promise", "ledger"]).ok();
     assert!(ledger.lines().any(|line| line.ends_with("  wasm") && line.contains("broken        0")), "{ledger}");
     let ledger = c.gridfs(["promise", "ledger"]).ok();
-    assert!(ledger.lines().any(|line| line.contains("kept        1") && line.contains(&id(&a))), "{ledger}");
+    assert!(ledger.lines().any(|line| line.contains("kept        1") && line.contains(&a.id())), "{ledger}");
 
     // What c gives for the call a may read meanwhile.
     let own = c.put("own.txt", "four five\n");
@@ -75,12 +75,12 @@ fn a_token_has_calls_run_where_it_holds() {
     let token = grant(&a, &c, "/team/grep");
     let (status, error) = call(&token, &["grep", "(", &words]).failed();
     assert!(status == 11 && error.contains("unclosed group"), "{error}");
-    let shown = a.gridfs(["peer", "show", &id(&c)]).ok();
+    let shown = a.gridfs(["peer", "show", &c.id()]).ok();
     assert!(shown.contains("run for it here: 2 calls, and 1 that failed"), "{shown}");
     // Without a daemon of its own c has it done all the same.
     c.umount();
     assert_eq!(call(&grant(&a, &c, "/team/sha256"), &["sha256", &words]).ok(), a.grid(["sha256", "words.txt"]).ok());
-    ends(&a);
+    a.stop();
 }
 
 #[test]
@@ -91,14 +91,14 @@ fn what_can_not_be_run_here_is_run_by_a_peer() {
         node.put("noise", &noise);
     }
     a.gridfs(["share", "noise"]).ok();
-    let promise = promised(&a, &[&c], &["--source", "fetch", "--trust", &id(&a)]);
+    let promise = promised(&a, &[&c], &["--source", "fetch", "--trust", &a.id()]);
     damage(&c, &noise[100_000..100_064]);
     c.mount();
-    meets(&c, &a);
-    let path = format!("{promise}/sha256/{}", cid(&c, "noise"));
+    c.meet(&a);
+    let path = format!("{promise}/sha256/{}", c.cid("noise"));
     assert_eq!(c.read(&path), a.grid(["sha256", "noise"]).ok());
     assert_eq!((c.stat("claimed"), a.stat("served")), (1, 1));
-    ends(&a);
+    a.stop();
 }
 
 /// Flips a bit of what lies in the packs of a node that does not run.
@@ -120,13 +120,13 @@ fn damage(node: &Node, bytes: &[u8]) {
 fn nothing_is_run_for_peers_unless_the_owner_lets_it() {
     let (a, c) = (serving(), Node::mounted());
     a.put("words.txt", "one two three\n");
-    let promise = promised(&a, &[&c], &["--source", "fetch", "--trust", &id(&a)]);
-    meets(&c, &a);
+    let promise = promised(&a, &[&c], &["--source", "fetch", "--trust", &a.id()]);
+    c.meet(&a);
     let token = grant(&a, &c, "/team");
-    let (status, error) = c.grid(["--cap", &token, "-p", &promise, "wc", &cid(&a, "words.txt")]).failed();
+    let (status, error) = c.grid(["--cap", &token, "-p", &promise, "wc", &a.cid("words.txt")]).failed();
     assert!(status == 13 && error.contains("runs none for peers"), "{error}");
     assert_eq!((a.stat("served"), a.stat("runs")), (0, 0));
-    ends(&a);
+    a.stop();
     std::fs::write(a.home().join("config.toml"), "[peers]\nrun = 17\n").unwrap();
     let (_, error) = a.gridfs(["serve"]).failed();
     assert!(error.contains("run = 17 is more than 16"), "{error}");
@@ -139,8 +139,8 @@ fn a_run_ends_when_nobody_waits_for_it_and_one_too_many_is_refused() {
         node.add_wat("endless", ENDLESS, None);
     }
     c.put("words.txt", "one two three\n");
-    let promise = promised(&a, &[&c], &["--source", "fetch", "--trust", &id(&a)]);
-    meets(&c, &a);
+    let promise = promised(&a, &[&c], &["--source", "fetch", "--trust", &a.id()]);
+    c.meet(&a);
     let token = grant(&a, &c, "/team");
     let mut waiting = c.spawn("grid", &["--cap", &token, "-p", &promise, "endless"]);
     wait_for("the run to begin", || a.stat("running") == 1);
@@ -154,8 +154,8 @@ fn a_run_ends_when_nobody_waits_for_it_and_one_too_many_is_refused() {
     assert!(!end_of(&mut waiting).success());
     wait_for("the run to end", || a.stat("running") == 0);
     wait_for("its place to be free", || count().status == 0);
-    assert!(a.gridfs(["peer", "show", &id(&c)]).ok().contains("run for it here: 1 calls, and 0 that failed"));
-    ends(&a);
+    assert!(a.gridfs(["peer", "show", &c.id()]).ok().contains("run for it here: 1 calls, and 0 that failed"));
+    a.stop();
 }
 
 type Answered<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -202,7 +202,7 @@ impl Stub {
         let canned = Arc::new(Canned::default());
         let config = Config {
             seed,
-            listen: vec![LISTEN.parse().unwrap()],
+            listen: vec![LOOPBACK.parse().unwrap()],
             dir: node.home().join("peers"),
             grid: None,
             allow: None,
@@ -218,7 +218,7 @@ impl Stub {
     }
 
     pub(super) fn meet(&self, node: &Node) -> PeerId {
-        let (peer, address) = gridfs::peers::split(&address(node)).unwrap();
+        let (peer, address) = gridfs::peers::split(&node.address()).unwrap();
         self.runtime.block_on(self.network.connect(peer, &[address])).unwrap();
         peer
     }
@@ -264,14 +264,14 @@ fn a_call_gives_a_peer_nothing_that_it_could_not_read() {
     a.put("open", "everybody's\n");
     a.gridfs(["share", "open"]).ok();
     a.add_example("shout", "c/shout.toml");
-    let (secret, open, wc, shout) = (cid(&a, "secret"), cid(&a, "open"), cid(&a, "wc"), cid(&a, "shout"));
-    let trusting = ["--source", "fetch", "--trust", &id(&a)];
+    let (secret, open, wc, shout) = (a.cid("secret"), a.cid("open"), a.cid("wc"), a.cid("shout"));
+    let trusting = ["--source", "fetch", "--trust", &a.id()];
     let promise = promised(&a, &[], &trusting);
     let guarded = ["promise", "new", "--name", "few", "--text", "For few.", "--share", "--capability"];
     a.gridfs(guarded.iter().chain(&trusting)).ok();
-    let few = cid(&a, "few");
+    let few = a.cid("few");
     other.put("given", "six seven eight\n");
-    let (given, who) = (cid(&other, "given"), id(&other));
+    let (given, who) = (other.cid("given"), other.id());
     let token = a.gridfs(["cap", "grant", "--to", &who, "--prefix", "/few/wc"]).ok().trim().to_owned();
     let stolen = grant(&a, &a, "/few");
     let stub = Stub::of(&other);
@@ -281,7 +281,7 @@ fn a_call_gives_a_peer_nothing_that_it_could_not_read() {
     refused(stub.call(&a, &parms(&promise, &wc, object(&secret)), None), Code::Unknown, "is not shared here");
     let by_name = Value::Text("/grid/local/cas/secret".into());
     refused(stub.call(&a, &parms(&promise, &shout, by_name), None), Code::Unknown, "there is no name \"local\"");
-    let below = |what: &str| Value::Text(format!("/grid/{promise}/{}/{what}", cid(&a, "cas")));
+    let below = |what: &str| Value::Text(format!("/grid/{promise}/{}/{what}", a.cid("cas")));
     refused(stub.call(&a, &parms(&promise, &shout, below(&secret)), None), Code::NotAccepted, "is neither shared here");
     stub.call(&a, &parms(&promise, &shout, below(&open)), None).unwrap();
     stub.call(&a, &parms(&promise, &wc, object(&open)), None).unwrap();
@@ -290,25 +290,25 @@ fn a_call_gives_a_peer_nothing_that_it_could_not_read() {
     stub.canned.shared.lock().unwrap().insert(given.parse().unwrap());
     stub.call(&a, &parms(&promise, &wc, object(&given)), None).unwrap();
     // Under promises that do not name a, or need a right that the peer does not have.
-    refused(stub.call(&a, &parms(&cid(&a, "pub"), &wc, object(&open)), None), Code::NotAccepted, "does not believe");
-    refused(stub.call(&a, &parms(&cid(&a, "local"), &wc, object(&open)), None), Code::NotAccepted, "not answered to");
+    refused(stub.call(&a, &parms(&a.cid("pub"), &wc, object(&open)), None), Code::NotAccepted, "does not believe");
+    refused(stub.call(&a, &parms(&a.cid("local"), &wc, object(&open)), None), Code::NotAccepted, "not answered to");
     refused(stub.call(&a, &parms(&few, &wc, object(&open)), None), Code::NoAuthority, "demands a capability");
-    let sort = cid(&a, "sort");
+    let sort = a.cid("sort");
     refused(stub.call(&a, &parms(&few, &sort, object(&open)), Some(&token)), Code::NoAuthority, "the token covers");
     refused(stub.call(&a, &parms(&few, &wc, object(&open)), Some(&stolen)), Code::NoAuthority, "was given to");
     // A token is for what lies there, shared or not.
     let counts = stub.call(&a, &parms(&few, &wc, object(&secret)), Some(&token)).unwrap();
     // Its result is for who had the right to the call: nobody else hears of it, or may read it. What is announced:
     // what is shared, key and result of four calls, and the key of the one that was nested.
-    stub.call(&a, &parms(&promise, &cid(&a, "sha256"), object(&open)), None).unwrap();
+    stub.call(&a, &parms(&promise, &a.cid("sha256"), object(&open)), None).unwrap();
     announced(&a, 10);
-    assert_eq!(seen(&a)["announced_keys"].as_u64(), Some(10));
+    assert_eq!(a.seen()["announced_keys"].as_u64(), Some(10));
     stub.fetch(&a, counts.result).unwrap();
     let stranger = Node::new();
     stranger.gridfs(["init"]).ok();
     let error = Stub::of(&stranger).fetch(&a, counts.result).unwrap_err().to_string();
     assert!(error.contains("is not shared here"), "{error}");
-    ends(&a);
+    a.stop();
 }
 
 #[test]
@@ -317,8 +317,8 @@ fn what_a_runner_claims_counts_only_as_its_own_word() {
     for node in [&a, &liar] {
         node.put("words.txt", "one two three\n");
     }
-    let words = cid(&a, "words.txt");
-    let promise = promised(&liar, &[&a, &c], &["--source", "fetch", "--trust", &id(&liar)]);
+    let words = a.cid("words.txt");
+    let promise = promised(&liar, &[&a, &c], &["--source", "fetch", "--trust", &liar.id()]);
     let token = grant(&liar, &c, "/team");
     let counts = liar.grid(["-p", &promise, "wc", "words.txt"]).ok();
     let claim = |node: &Node, option: &str| {

@@ -37,11 +37,11 @@ fn names_of_a_peer_are_used_like_ones_own() {
     let names = a.gridfs(["name", "list"]).ok();
     assert_eq!(names.lines().filter(|line| line.ends_with("  published")).count(), 2, "{names}");
 
-    meets(&b, &a);
-    let followed = b.gridfs(["name", "follow", &id(&a), "--as", "ann"]).ok();
-    assert!(followed.starts_with(&format!("ann  {}  2 names as of ", id(&a))), "{followed}");
+    b.meet(&a);
+    let followed = b.gridfs(["name", "follow", &a.id(), "--as", "ann"]).ok();
+    assert!(followed.starts_with(&format!("ann  {}  2 names as of ", a.id())), "{followed}");
     assert_eq!(b.gridfs(["name", "follow"]).ok(), followed);
-    let (status, error) = b.gridfs(["name", "follow", &id(&a), "--as", "wc"]).failed();
+    let (status, error) = b.gridfs(["name", "follow", &a.id(), "--as", "wc"]).failed();
     assert!(status == 2 && error.contains("is followed as \"ann\""), "{error}");
     // Looking fetches nothing, and walks don't get to where they would.
     assert_eq!(listed(&b, "pub/cas/ann"), ["tree", "words.txt"]);
@@ -92,7 +92,7 @@ fn names_of_a_peer_are_used_like_ones_own() {
     update(&b);
     let (status, error) = b.gridfs(["get", "/local/cas/ann/late.txt"]).failed();
     assert!(status == 13 && error.contains("below /pub it is fetched"), "{error}");
-    ends(&a);
+    a.stop();
     b.gridfs(["pin", "add", "ann"]).ok();
     b.gridfs(["gc"]).ok();
     assert_eq!(b.gridfs(["fsck", "--read-data"]).status, 0);
@@ -115,31 +115,31 @@ fn who_follows_a_node_passes_its_names_on() {
     let (a, b, c) = (serving(), serving(), Node::mounted());
     a.put("words.txt", "one two three\n");
     publish(&a, &["words.txt"]);
-    meets(&b, &a);
-    b.gridfs(["name", "follow", &address(&a), "--as", "ann"]).ok();
-    ends(&a);
+    b.meet(&a);
+    b.gridfs(["name", "follow", &a.address(), "--as", "ann"]).ok();
+    a.stop();
     let (status, error) = b.gridfs(["share", "ann"]).failed();
     assert!(status == 2 && error.contains("names that another node publishes"), "{error}");
-    meets(&c, &b);
-    let followed = c.gridfs(["name", "follow", &id(&a)]).ok();
+    c.meet(&b);
+    let followed = c.gridfs(["name", "follow", &a.id()]).ok();
     let name = followed.split(' ').next().unwrap();
-    assert_eq!(name, format!("peer-{}", &id(&a)[id(&a).len() - 8..]));
+    assert_eq!(name, format!("peer-{}", &a.id()[a.id().len() - 8..]));
     assert_eq!(listed(&c, &format!("pub/cas/{name}")), ["words.txt"]);
     assert_eq!(c.errno(&format!("pub/cas/{name}/words.txt")), 113, "it was never read at b");
 
     // What b knows is older by now.
     a.put("more.txt", "four\n");
     publish(&a, &["more.txt"]);
-    a.gridfs(["serve", "--listen", LISTEN]).ok();
-    c.gridfs(["peer", "add", &address(&a)]).ok();
+    a.serve();
+    c.gridfs(["peer", "add", &a.address()]).ok();
     c.gridfs(["name", "update"]).ok();
     assert_eq!(listed(&c, &format!("pub/cas/{name}")), ["more.txt", "words.txt"]);
     assert_eq!(c.read(&format!("pub/cas/{name}/more.txt")), "four\n");
-    ends(&a);
+    a.stop();
     let (status, error) = c.gridfs(["name", "update"]).failed();
     assert!(status == 17 && error.contains("ask again when the node itself can be reached"), "{error}");
     assert_eq!(listed(&c, &format!("pub/cas/{name}")), ["more.txt", "words.txt"]);
-    ends(&b);
+    b.stop();
 }
 
 #[test]
@@ -148,15 +148,15 @@ fn the_daemon_asks_for_new_names_by_itself() {
     let (a, b) = (serving(), serving());
     a.put("words.txt", "one two three\n");
     publish(&a, &["words.txt"]);
-    meets(&b, &a);
-    b.gridfs(["name", "follow", &id(&a), "--as", "ann"]).ok();
-    let before = cid(&b, "ann");
-    ends(&b);
+    b.meet(&a);
+    b.gridfs(["name", "follow", &a.id(), "--as", "ann"]).ok();
+    let before = b.cid("ann");
+    b.stop();
     a.put("words.txt", "four\n");
-    b.gridfs(["serve", "--listen", LISTEN]).ok();
-    wait_for("an update", || cid(&b, "ann") != before);
-    ends(&a);
-    ends(&b);
+    b.serve();
+    wait_for("an update", || b.cid("ann") != before);
+    a.stop();
+    b.stop();
 }
 
 fn table(names: &[&str]) -> Vec<u8> {
@@ -168,7 +168,7 @@ fn table(names: &[&str]) -> Vec<u8> {
 #[test]
 fn a_node_that_lies_about_its_names_is_found_out() {
     let (a, b) = (Node::new(), serving());
-    let who = id(&a);
+    let who = a.id();
     let (stub, identity) = (Stub::of(&a), Identity::open(&a.home().join("keys")).unwrap());
     stub.meet(&b);
     let other = Identity::open(tempfile::tempdir().unwrap().path()).unwrap();
@@ -193,7 +193,7 @@ fn a_node_that_lies_about_its_names_is_found_out() {
 
     says(&identity, table(&["one"]), 1_000);
     follow().ok();
-    let one = cid(&b, "ann");
+    let one = b.cid("ann");
     assert_eq!(one, Cid::of(Codec::DagCbor, &table(&["one"])).to_string());
     says(&identity, table(&["older"]), 999);
     fails(17, "as they were at 1970-01-01T00:00:00Z, but are known as of 1970-01-01T00:00:01Z");
@@ -201,8 +201,8 @@ fn a_node_that_lies_about_its_names_is_found_out() {
     fails(17, "signed two tables of names with one number");
     says(&identity, table(&["three"]), 2_000);
     fails(17, "is not believed any more");
-    assert_eq!(cid(&b, "ann"), one);
+    assert_eq!(b.cid("ann"), one);
     let shown = b.gridfs(["peer", "show", &who]).ok();
     assert!(shown.contains("not believed: it signed two tables of names with one number"), "{shown}");
-    ends(&b);
+    b.stop();
 }
