@@ -10,7 +10,7 @@ use gridfs_store::{Cid, Codec, Hash};
 use multibase::Base;
 
 use crate::common::{ARGS, LOOPBACK, Node, wait_for};
-use crate::rogue::{self, Rogue, Speaks};
+use crate::rogue::{self, Over, Rogue, Speaks};
 
 const LETTER: &str = "to whom it may concern\n";
 const DIARY: &str = "dear diary, this is nobody's business\n";
@@ -63,9 +63,18 @@ fn holds(bytes: &[u8], part: &[u8]) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_secret_key_and_private_names_are_never_sent() {
     let a = Node::new();
-    a.gridfs(["mount", "--serve", "--listen", LOOPBACK, a.mnt().to_str().unwrap()]).ok();
-    let rogue = Rogue::meet(&a.address()).await.unwrap();
-    wait_for("a connection", || a.seen()["connected"].as_u64() == Some(1));
+    let listen = ["--listen", LOOPBACK, "--listen", "/ip4/127.0.0.1/udp/0/quic-v1"];
+    a.gridfs(["mount", "--serve"].iter().chain(&listen).chain(&[a.mnt().to_str().unwrap()])).ok();
+    let addresses = a.seen()["addresses"].clone();
+    let address = |part: &str| {
+        let all = addresses.as_array().unwrap().iter().map(|address| address.as_str().unwrap());
+        all.into_iter().find(|address| address.contains(part)).unwrap()
+    };
+    let mut rogues = Vec::new();
+    for (over, part) in [(Over::Noise, "tcp"), (Over::Tls, "tcp"), (Over::Quic, "quic")] {
+        rogues.push((over, Rogue::meet_over(over, address(part)).await.unwrap()));
+    }
+    wait_for("connections", || a.seen()["connected"].as_u64() == Some(3));
     let [letter, diary, printer, circle] = NAMES;
     a.put(letter, LETTER);
     a.put(diary, DIARY);
@@ -88,16 +97,13 @@ async fn the_secret_key_and_private_names_are_never_sent() {
     let nowhere = Cid::of(Codec::Raw, b"nowhere");
     assert_eq!(a.errno(&format!("pub/wc/{nowhere}")), 113);
 
-    let told = || rogue.told.lock().unwrap().iter().map(|key| Hash(*key)).collect::<Vec<_>>();
-    wait_for("announcements", || told().len() >= 3);
-    let names: Vec<serde_json::Value> = serde_json::from_str(&a.gridfs(["--json", "name", "list"]).ok()).unwrap();
-    let cid = |name: &str| -> Cid {
-        names.iter().find(|row| row["name"] == name).unwrap()["cid"].as_str().unwrap().parse().unwrap()
-    };
+    let told = |rogue: &Rogue| rogue.told.lock().unwrap().iter().map(|key| Hash(*key)).collect::<Vec<_>>();
+    wait_for("announcements", || rogues.iter().all(|(_, rogue)| told(rogue).len() >= 3));
+    let cid = |name: &str| -> Cid { a.cid(name).parse().unwrap() };
     let settings = std::fs::read_to_string(a.home().join("config.toml")).unwrap();
     let root =
         settings.lines().find_map(|line| line.strip_prefix("root = ")).unwrap().trim_matches('"').parse().unwrap();
-    let mut keys = told();
+    let mut keys = told(&rogues[0].1);
     let state =
         |path: String| a.xattr(&path, "key").map(|key| Hash::from(blake3::Hash::from_hex(key).expect("a memo key")));
     keys.extend(["pub", circle, "local"].into_iter().filter_map(|promise| state(format!("{promise}/{shouted}"))));
@@ -115,28 +121,37 @@ async fn the_secret_key_and_private_names_are_never_sent() {
         .iter()
         .flat_map(|promise| [call(*promise, printer, "hello"), call(*promise, "shout", &by_name)])
         .collect();
-    // What the asker itself says does not come back to it.
     let nodes = [a.id().parse().unwrap(), NodeId([7; 32])];
-    for request in requests(&nodes, &cids, &keys, &calls) {
-        rogue.ask(Speaks::Grid, &request, request[5] != GetCall::KIND).await;
+    let requests = requests(&nodes, &cids, &keys, &calls);
+    join_all(rogues.iter().map(|(_, rogue)| interrogate(rogue, &requests, &keys))).await;
+    a.stop();
+
+    let seed = std::fs::read(a.home().join("keys/node")).unwrap();
+    assert_eq!(seed.len(), 32);
+    let home = a.home().to_str().unwrap();
+    for (over, rogue) in &rogues {
+        let heard = rogue.heard.lock().unwrap().concat();
+        for expected in [LETTER.as_bytes(), b"module\0hello\0", b"gridfs/0.", b"signature", PUBLISHED.as_bytes()] {
+            assert!(holds(&heard, expected), "{:?} was to be heard, {over:?}", expected.escape_ascii().to_string());
+        }
+        for secret in spellings(&seed) {
+            let secret_text = secret.escape_ascii().to_string();
+            assert!(!holds(&heard, &secret), "the secret key was sent, as {secret_text:?}, {over:?}");
+        }
+        for private in NAMES.into_iter().chain([DIARY.trim(), DIARY.to_uppercase().trim(), "keys/node", home]) {
+            assert!(!holds(&heard, private.as_bytes()), "{private:?} was sent, {over:?}");
+        }
+    }
+}
+
+/// Asks all that there is to ask, and hears the answers.
+async fn interrogate(rogue: &Rogue, requests: &[Vec<u8>], keys: &[Hash]) {
+    for request in requests {
+        // What the asker itself says does not come back to it.
+        rogue.ask(Speaks::Grid, request, request[5] != GetCall::KIND).await;
     }
     for kind in 0..=6 {
         let messages: Vec<_> = keys.iter().map(|key| rogue::message(kind, &key.0, None)).collect();
         join_all(messages.iter().map(|message| rogue.ask(Speaks::Kademlia, message, true))).await;
-    }
-    a.stop();
-
-    let heard = rogue.heard.lock().unwrap().clone();
-    for expected in [LETTER.as_bytes(), b"module\0hello\0", b"gridfs/0.", b"signature", PUBLISHED.as_bytes()] {
-        assert!(holds(&heard, expected), "{:?} was to be heard", expected.escape_ascii().to_string());
-    }
-    let seed = std::fs::read(a.home().join("keys/node")).unwrap();
-    assert_eq!(seed.len(), 32);
-    for secret in spellings(&seed) {
-        assert!(!holds(&heard, &secret), "the secret key was sent, as {:?}", secret.escape_ascii().to_string());
-    }
-    let home = a.home().to_str().unwrap();
-    for private in NAMES.into_iter().chain([DIARY.trim(), DIARY.to_uppercase().trim(), "keys/node", home]) {
-        assert!(!holds(&heard, private.as_bytes()), "{private:?} was sent");
     }
 }

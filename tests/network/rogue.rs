@@ -1,5 +1,5 @@
-//! A peer that speaks the protocols by hand, and keeps every byte that it is sent as it comes out of the encryption: what
-//! anybody learns from a node who connects to it.
+//! A peer that speaks the protocols by hand, and keeps every byte that it is sent, of each stream as it comes out of encryption
+//! and multiplexer: what anybody learns from a node who connects to it.
 
 use std::io;
 use std::pin::Pin;
@@ -7,14 +7,14 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures::future::BoxFuture;
-use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, FutureExt, StreamExt};
+use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, StreamExt};
 use gridfs_p2p::streams::{Inbound, Opened, Streams};
-use libp2p::core::UpgradeInfo;
-use libp2p::core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade};
+use libp2p::core::muxing::{StreamMuxer, StreamMuxerBox, StreamMuxerEvent, SubstreamBox};
+use libp2p::core::transport::{Boxed, Transport};
+use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
 use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, Stream, StreamProtocol, SwarmBuilder, identify, noise, ping, tcp, yamux};
+use libp2p::{Multiaddr, PeerId, Stream, StreamProtocol, SwarmBuilder, identify, noise, ping, quic, tcp, tls, yamux};
 use tokio::sync::{mpsc, oneshot};
 
 /// Messages of Kademlia, by their number in its protocol.
@@ -40,10 +40,20 @@ pub enum Speaks {
     Grid,
 }
 
+/// What a rogue encrypts with.
+#[derive(Clone, Copy, Debug)]
+pub enum Over {
+    Noise,
+    Tls,
+    Quic,
+}
+
+/// All that came, stream by stream.
+type Heard = Arc<Mutex<Vec<Vec<u8>>>>;
+
 pub struct Rogue {
     pub id: PeerId,
-    /// All that it was sent.
-    pub heard: Arc<Mutex<Vec<u8>>>,
+    pub heard: Heard,
     /// Keys that others told it that they provide.
     pub told: Arc<Mutex<Vec<[u8; 32]>>>,
     opens: mpsc::UnboundedSender<(Speaks, Opened)>,
@@ -52,13 +62,15 @@ pub struct Rogue {
 impl Rogue {
     /// Connects to the node at an address that ends with its id, or is refused.
     pub async fn meet(address: &str) -> Option<Rogue> {
+        Rogue::meet_over(Over::Noise, address).await
+    }
+
+    pub async fn meet_over(over: Over, address: &str) -> Option<Rogue> {
         let (peer, address) = gridfs::peers::split(address).unwrap();
-        let heard = Arc::default();
-        let tap = Arc::clone(&heard);
-        let security = move |keys: &Keypair| noise::Config::new(keys).map(|noise| Tapping { noise, heard: tap });
+        let heard = Heard::default();
         let mut swarm = SwarmBuilder::with_new_identity()
             .with_tokio()
-            .with_tcp(tcp::Config::default().nodelay(true), security, yamux::Config::default)
+            .with_other_transport(|keys| tapped(over, keys, heard.clone()))
             .unwrap()
             .with_behaviour(|keys| Behaviour {
                 identify: identify::Behaviour::new(identify::Config::new("gridfs/1".into(), keys.public())),
@@ -70,7 +82,11 @@ impl Rogue {
             .with_swarm_config(|config| config.with_idle_connection_timeout(Duration::from_secs(600)))
             .build();
         // Whoever listens is taken into the tables of others.
-        swarm.listen_on("/ip4/127.0.0.1/tcp/0".parse().unwrap()).unwrap();
+        let listen = match over {
+            Over::Noise | Over::Tls => "/ip4/127.0.0.1/tcp/0",
+            Over::Quic => "/ip4/127.0.0.1/udp/0/quic-v1",
+        };
+        swarm.listen_on(listen.parse().unwrap()).unwrap();
         while !matches!(swarm.select_next_some().await, SwarmEvent::NewListenAddr { .. }) {}
         swarm.dial(address.with_p2p(peer).unwrap()).unwrap();
         loop {
@@ -182,69 +198,74 @@ pub fn message(kind: u8, key: &[u8; 32], provider: Option<(&PeerId, &Multiaddr)>
     [prefix, message].concat()
 }
 
-/// Noise, with what comes out of it written down.
-#[derive(Clone)]
-struct Tapping {
-    noise: noise::Config,
-    heard: Arc<Mutex<Vec<u8>>>,
-}
-
-impl UpgradeInfo for Tapping {
-    type Info = <noise::Config as UpgradeInfo>::Info;
-    type InfoIter = <noise::Config as UpgradeInfo>::InfoIter;
-
-    fn protocol_info(&self) -> Self::InfoIter {
-        self.noise.protocol_info()
-    }
-}
-
-impl<C: AsyncRead + AsyncWrite + Unpin + Send + 'static> InboundConnectionUpgrade<C> for Tapping {
-    type Output = (PeerId, Tapped<noise::Output<C>>);
-    type Error = noise::Error;
-    type Future = BoxFuture<'static, Result<Self::Output, Self::Error>>;
-
-    fn upgrade_inbound(self, socket: C, info: Self::Info) -> Self::Future {
-        let Tapping { noise, heard } = self;
-        async move {
-            let (peer, inner) = noise.upgrade_inbound(socket, info).await?;
-            Ok((peer, Tapped { inner, heard }))
+/// A transport with what comes over it written down.
+fn tapped(over: Over, keys: &Keypair, heard: Heard) -> Boxed<(PeerId, StreamMuxerBox)> {
+    let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true)).upgrade(Version::V1Lazy);
+    let yamux = yamux::Config::default();
+    let transport = match over {
+        Over::Noise => tcp.authenticate(noise::Config::new(keys).unwrap()).multiplex(yamux).boxed(),
+        Over::Tls => tcp.authenticate(tls::Config::new(keys).unwrap()).multiplex(yamux).boxed(),
+        Over::Quic => {
+            let quic = quic::tokio::Transport::new(quic::Config::new(keys));
+            quic.map(|(peer, connection), _| (peer, StreamMuxerBox::new(connection))).boxed()
         }
-        .boxed()
+    };
+    let tap = move |(peer, inner), _| (peer, StreamMuxerBox::new(Tapped { inner, heard }));
+    Transport::map(transport, tap).boxed()
+}
+
+/// A connection of whose streams everything that comes is written down.
+struct Tapped {
+    inner: StreamMuxerBox,
+    heard: Heard,
+}
+
+impl Tapped {
+    fn tap(&self, inner: SubstreamBox) -> TappedStream {
+        let mut heard = self.heard.lock().unwrap();
+        heard.push(Vec::new());
+        TappedStream { inner, heard: self.heard.clone(), number: heard.len() - 1 }
     }
 }
 
-impl<C: AsyncRead + AsyncWrite + Unpin + Send + 'static> OutboundConnectionUpgrade<C> for Tapping {
-    type Output = (PeerId, Tapped<noise::Output<C>>);
-    type Error = noise::Error;
-    type Future = BoxFuture<'static, Result<Self::Output, Self::Error>>;
+impl StreamMuxer for Tapped {
+    type Substream = TappedStream;
+    type Error = io::Error;
 
-    fn upgrade_outbound(self, socket: C, info: Self::Info) -> Self::Future {
-        let Tapping { noise, heard } = self;
-        async move {
-            let (peer, inner) = noise.upgrade_outbound(socket, info).await?;
-            Ok((peer, Tapped { inner, heard }))
-        }
-        .boxed()
+    fn poll_inbound(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<TappedStream>> {
+        Pin::new(&mut self.inner).poll_inbound(cx).map_ok(|stream| self.tap(stream))
+    }
+
+    fn poll_outbound(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<TappedStream>> {
+        Pin::new(&mut self.inner).poll_outbound(cx).map_ok(|stream| self.tap(stream))
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_close(cx)
+    }
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<StreamMuxerEvent>> {
+        Pin::new(&mut self.inner).poll(cx)
     }
 }
 
-/// A connection of which everything that comes is written down.
-struct Tapped<C> {
-    inner: C,
-    heard: Arc<Mutex<Vec<u8>>>,
+struct TappedStream {
+    inner: SubstreamBox,
+    heard: Heard,
+    number: usize,
 }
 
-impl<C: AsyncRead + Unpin> AsyncRead for Tapped<C> {
+impl AsyncRead for TappedStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         let read = Pin::new(&mut self.inner).poll_read(cx, buffer);
         if let Poll::Ready(Ok(len)) = &read {
-            self.heard.lock().unwrap().extend_from_slice(&buffer[..*len]);
+            self.heard.lock().unwrap()[self.number].extend_from_slice(&buffer[..*len]);
         }
         read
     }
 }
 
-impl<C: AsyncWrite + Unpin> AsyncWrite for Tapped<C> {
+impl AsyncWrite for TappedStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.inner).poll_write(cx, bytes)
     }
