@@ -94,6 +94,15 @@ impl Gathered {
         self.0.values_mut().for_each(|claims| claims.retain(|claim| claim.receipt.issuer != *issuer));
     }
 
+    /// How many of the keys that the promise lists claim the same result.
+    pub(crate) fn agreeing(&self, call: &Call) -> usize {
+        let listed = |claims: &Vec<Claim>| {
+            let issuers: BTreeSet<NodeId> = claims.iter().map(|claim| claim.receipt.issuer).collect();
+            issuers.iter().filter(|issuer| call.promise.trust.lists(issuer)).count()
+        };
+        self.0.values().map(listed).max().unwrap_or(0)
+    }
+
     /// The claims to a result that the promise believes.
     pub(crate) fn believed(&self, call: &Call) -> Option<&[Claim]> {
         let own = call.kernel.identity.id();

@@ -57,14 +57,14 @@ impl Module for Runners {
     }
 }
 
-/// Asks as many peers at a time as must agree, until their claims are believed or nobody is left.
+/// Asks as many peers at a time as must still agree, until their claims are believed or nobody is left.
 async fn run(call: &Call, network: &Network) -> Result<Reply> {
     let (mut gathered, mut asking) = (Gathered::default(), JoinSet::new());
     let (mut loans, mut failure) = (Vec::new(), None);
     let mut waiting = runners(call, network).await?.into_iter();
     let request = request(call);
     while gathered.believed(call).is_none() {
-        while asking.len() < call.promise.trust.agree()
+        while asking.len() + gathered.agreeing(call) < call.promise.trust.agree()
             && let Some(peer) = waiting.next()
         {
             loans.push(call.kernel.peers.lent.lend(peer, call.parms.inputs().collect()));

@@ -85,15 +85,8 @@ fn a_token_has_calls_run_where_it_holds() {
 
 #[test]
 fn what_can_not_be_run_here_is_run_by_a_peer() {
-    let (a, c) = (running(1), Node::new());
-    let noise = noise(7, 300_000);
-    for node in [&a, &c] {
-        node.put("noise", &noise);
-    }
-    a.gridfs(["share", "noise"]).ok();
+    let (a, c) = (helpful(), hindered());
     let promise = promised(&a, &[&c], &["--source", "fetch", "--trust", &a.id()]);
-    damage(&c, &noise[100_000..100_064]);
-    c.mount();
     c.meet(&a);
     let path = format!("{promise}/sha256/{}", c.cid("noise"));
     assert_eq!(c.read(&path), a.grid(["sha256", "noise"]).ok());
@@ -114,6 +107,124 @@ fn damage(node: &Node, bytes: &[u8]) {
         }
     }
     assert!(found, "it is stored plain");
+}
+
+/// A node that has a file, shares it and runs calls for peers.
+fn helpful() -> Node {
+    let node = running(1);
+    node.put("noise", noise(7, 300_000));
+    node.gridfs(["share", "noise"]).ok();
+    node
+}
+
+/// A mounted node that has the same file and can't read it.
+fn hindered() -> Node {
+    let (node, noise) = (Node::new(), noise(7, 300_000));
+    node.put("noise", &noise);
+    damage(&node, &noise[100_000..100_064]);
+    node.mount();
+    node
+}
+
+/// A promise that believes what two of these nodes agree on.
+fn agreed(node: &Node, others: &[&Node], trusted: &[&Node]) -> String {
+    let ids: Vec<String> = trusted.iter().map(|node| node.id()).collect();
+    let trust = ids.iter().flat_map(|id| ["--trust", id]);
+    promised(node, others, &["--source", "fetch", "--agree", "2"].into_iter().chain(trust).collect::<Vec<_>>())
+}
+
+#[test]
+fn a_call_is_run_by_as_many_as_must_agree() {
+    let (a, b, d, c) = (helpful(), helpful(), helpful(), hindered());
+    let runners = [&a, &b, &d];
+    let promise = agreed(&c, &runners, &runners);
+    runners.iter().for_each(|node| c.meet(node));
+    let noise = c.cid("noise");
+    let served = |nodes: &[&Node]| nodes.iter().map(|node| node.stat("served")).sum::<u64>();
+    assert_eq!(c.read(&format!("{promise}/sha256/{noise}")), a.grid(["sha256", "noise"]).ok());
+    assert_eq!((c.stat("claimed"), served(&runners)), (1, 2), "the third is not asked");
+    // With one of them gone it takes the two others.
+    a.stop();
+    let before = served(&[&b, &d]);
+    assert_eq!(c.read(&format!("{promise}/wc/{noise}")), b.grid(["wc", "noise"]).ok());
+    assert_eq!((c.stat("claimed"), served(&[&b, &d])), (2, before + 2));
+    // The word of one is not enough.
+    b.stop();
+    let (status, error) = c.grid(["-p", &promise, "wc", &noise, "-l"]).failed();
+    assert_eq!((status, c.stat("claimed")), (13, 2), "{error}");
+    d.stop();
+}
+
+#[test]
+fn of_claims_that_differ_the_one_counts_that_enough_agree_on() {
+    let (a, b, liar, c) = (helpful(), helpful(), Node::new(), hindered());
+    liar.put("noise", noise(7, 300_000));
+    let two = agreed(&liar, &[&a, &c], &[&a, &liar]);
+    let three = agreed(&liar, &[&a, &b, &c], &[&a, &b, &liar]);
+    let paths = [&two, &three].map(|promise| {
+        liar.grid(["-p", promise, "sha256", "noise"]).ok();
+        liar.grid(["--path", "-p", promise, "sha256", "noise"]).ok()
+    });
+    lies(&liar, b"a lie\n");
+    let claims = paths.map(|path| claim_at(&liar, path.trim()));
+    let ids = [a.id(), liar.id()];
+    let stub = Stub::of(&liar);
+    [&a, &b].iter().for_each(|node| c.meet(node));
+    c.gridfs(["peer", "add", &stub.address()]).ok();
+    let call = |promise: &str, claim: &(Cid, Vec<u8>)| {
+        stub.says(claim.0, &claim.1);
+        c.grid(["-p", promise, "sha256", &c.cid("noise")])
+    };
+    // One says this, one says that: neither is believed, nor known to lie.
+    let (status, error) = call(&two, &claims[0]).failed();
+    assert!(status == 13 && error.contains("the promise believes self, or 2 of 2 listed keys"), "{error}");
+    assert!(ids.iter().all(|id| error.contains(id)), "{error}");
+    assert!(ids.iter().all(|id| !c.gridfs(["peer", "show", id]).ok().contains("not believed")));
+    assert_eq!(c.stat("claimed"), 0);
+    // A third decides.
+    assert_eq!(call(&three, &claims[1]).ok(), a.grid(["sha256", "noise"]).ok());
+    assert_eq!(c.stat("claimed"), 1);
+    a.stop();
+    b.stop();
+}
+
+#[test]
+fn under_race_a_peer_is_asked_while_the_call_runs_here() {
+    let (a, c) = (running(1), Node::mounted());
+    [&a, &c].iter().for_each(|node| node.add_wat("endless", ENDLESS, None));
+    let promise = promised(&a, &[&c], &["--source", "race", "--trust", &a.id()]);
+    c.meet(&a);
+    let mut waiting = c.spawn("grid", &["-p", &promise, "endless"]);
+    wait_for("both to run it", || a.stat("running") == 1 && c.stat("running") == 1);
+    let pid = rustix::process::Pid::from_child(&waiting);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    assert!(!end_of(&mut waiting).success());
+    wait_for("both to end", || a.stat("running") == 0 && c.stat("running") == 0);
+    a.stop();
+}
+
+#[test]
+fn under_race_the_first_answer_counts() {
+    let (a, c) = (Node::new(), Node::mounted());
+    [&a, &c].iter().for_each(|node| node.add_wat("slow", SLOW, None));
+    let promise = promised(&a, &[&c], &["--source", "race", "--trust", &a.id()]);
+    let slow = a.cid("slow");
+    a.grid(["-p", &promise, &slow]).ok();
+    lies(&a, b"the word of a\n");
+    let path = a.grid(["--path", "-p", &promise, &slow]).ok();
+    let (result, claim) = claim_at(&a, path.trim());
+    let stub = Stub::of(&a);
+    c.gridfs(["peer", "add", &stub.address()]).ok();
+    // What can't be had there is made here.
+    let words = c.put("words.txt", "one two three\n");
+    let counted = c.grid(["wc", words.to_str().unwrap(), "-w"]).ok();
+    assert_eq!(c.grid(["-p", &promise, "wc", words.to_str().unwrap(), "-w"]).ok(), counted);
+    assert_eq!(c.stat("claimed"), 0);
+    // What is there at once is not waited for here.
+    stub.says(result, &claim);
+    assert_eq!(c.grid(["-p", &promise, &slow]).ok(), "the word of a\n");
+    assert_eq!(c.stat("claimed"), 1);
+    wait_for("the run here to be given up", || c.stat("running") == 0);
 }
 
 #[test]
@@ -211,6 +322,13 @@ impl Stub {
         };
         let network = runtime.block_on(Network::start(config, store, canned.clone())).unwrap();
         Stub { canned, network, runtime }
+    }
+
+    /// Answers all calls with this result, which it shares, and this claim to it.
+    fn says(&self, result: Cid, claim: &[u8]) {
+        self.canned.shared.lock().unwrap().insert(result);
+        let answer = CallAnswer { result, kind: Kind::File, size_bytes: 1, claim: claim.to_vec() };
+        *self.canned.answer.lock().unwrap() = Some(answer);
     }
 
     pub(super) fn address(&self) -> String {
@@ -331,27 +449,22 @@ fn what_a_runner_claims_counts_only_as_its_own_word() {
     let good = claim_at(&liar, liar.grid(["--path", "-p", &promise, "wc", "words.txt"]).ok().trim());
     let stub = Stub::of(&liar);
     c.gridfs(["peer", "add", &stub.address()]).ok();
-    stub.canned.shared.lock().unwrap().insert(good.0);
-    let say = |claim: &[u8]| {
-        let answer = CallAnswer { result: good.0, kind: Kind::File, size_bytes: 1, claim: claim.to_vec() };
-        *stub.canned.answer.lock().unwrap() = Some(answer);
-    };
     let call = |options: &[&str]| c.grid(["--cap", &token, "-p", &promise, "wc", &words].iter().chain(options));
     // What nobody gave is not asked for again at once, so each is another call.
-    say(&anothers.1);
+    stub.says(good.0, &anothers.1);
     let (status, error) = call(&["-c"]).failed();
     assert!(status == 13 && error.contains("the promise believes self, or 1 of 1 listed keys"), "{error}");
     for (claim, option, words) in
         [(&changed.1, "-l", "it is not signed by its issuer"), (&good.1, "-w", "it is for another call")]
     {
-        say(claim);
+        stub.says(good.0, claim);
         let (status, error) = call(&[option]).failed();
         assert!(status == 13 && error.contains("no peer that was asked claims a result"), "{error}");
         let ledger = c.gridfs(["promise", "ledger"]).ok();
         assert!(ledger.contains(words), "{ledger}");
     }
     assert_eq!(c.stat("claimed"), 0);
-    say(&good.1);
+    stub.says(good.0, &good.1);
     assert_eq!(call(&[]).ok(), counts);
     assert_eq!((c.stat("claimed"), c.stat("runs")), (1, 0));
 }
