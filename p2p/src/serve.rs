@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::try_join;
 use futures::io::{ReadHalf, WriteHalf};
@@ -16,7 +16,7 @@ use gridfs_store::{Chunk, Cid, Codec, Export, Groups, Hash, Object, Store, Targe
 use libp2p::{PeerId, Stream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::spawn_blocking;
-use tokio::time::timeout;
+use tokio::time::{sleep_until, timeout};
 
 use crate::error::{Code, Refusal};
 use crate::network::{Answers, CallRequest, Shared};
@@ -44,7 +44,7 @@ pub struct Server {
     answers: Arc<dyn Answers>,
     /// Requests under way.
     all: Arc<Semaphore>,
-    peers: Arc<Mutex<HashMap<PeerId, usize>>>,
+    peers: Arc<Mutex<HashMap<PeerId, Load>>>,
     surveys: Arc<Semaphore>,
     chunks: Mutex<Remembered>,
 }
@@ -59,19 +59,39 @@ struct Remembered {
     chunks: usize,
 }
 
+/// What one peer takes of this node.
+struct Load {
+    /// Its requests under way.
+    requests: usize,
+    /// When all that it was sent has taken the time that it is to take.
+    due: Instant,
+}
+
+impl Load {
+    /// When more may be sent after so many bytes, on whichever of its streams.
+    fn sent(&mut self, bytes: usize, per_s: u64, now: Instant) -> Instant {
+        self.due = self.due.max(now) + Duration::from_secs_f64(bytes as f64 / per_s.max(1) as f64);
+        self.due
+    }
+
+    fn is_over(&self, now: Instant) -> bool {
+        self.requests == 0 && self.due <= now
+    }
+}
+
 /// A request under way.
 pub struct Permit {
     _all: OwnedSemaphorePermit,
-    peers: Arc<Mutex<HashMap<PeerId, usize>>>,
+    peers: Arc<Mutex<HashMap<PeerId, Load>>>,
     peer: PeerId,
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
         let mut peers = self.peers.lock().expect("no code that can panic runs under this lock");
-        if let Some(count) = peers.get_mut(&self.peer) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(load) = peers.get_mut(&self.peer) {
+            load.requests -= 1;
+            if load.is_over(Instant::now()) {
                 peers.remove(&self.peer);
             }
         }
@@ -132,11 +152,16 @@ impl Server {
     pub fn admit(&self, peer: PeerId) -> Option<Permit> {
         let all = Arc::clone(&self.all).try_acquire_owned().ok()?;
         let mut peers = self.peers.lock().expect("no code that can panic runs under this lock");
-        let count = peers.entry(peer).or_default();
-        if *count >= self.shared.limits.requests_per_peer {
+        let now = Instant::now();
+        if self.shared.limits.sent_bytes_per_s.is_some() {
+            // Who comes again at once still has to wait for what it was sent before.
+            peers.retain(|_, load| !load.is_over(now));
+        }
+        let load = peers.entry(peer).or_insert(Load { requests: 0, due: now });
+        if load.requests >= self.shared.limits.requests_per_peer {
             return None;
         }
-        *count += 1;
+        load.requests += 1;
         self.shared.counters.requests.fetch_add(1, Ordering::Relaxed);
         Some(Permit { _all: all, peers: Arc::clone(&self.peers), peer })
     }
@@ -277,7 +302,7 @@ impl Server {
         let (mut from, mut to) = futures::AsyncReadExt::split(&mut *stream);
         let (parcels, waiting) = mpsc::channel(MAX_WAITING);
         let take = self.take_wants(&mut from, allowed, parcels);
-        let give = self.give_parcels(&mut to, waiting);
+        let give = self.give_parcels(peer, &mut to, waiting);
         try_join(take, give).await?;
         Ok(())
     }
@@ -314,6 +339,7 @@ impl Server {
 
     async fn give_parcels(
         &self,
+        peer: PeerId,
         to: &mut WriteHalf<&mut Stream>,
         mut waiting: mpsc::Receiver<Parcel>,
     ) -> Result<(), Stop> {
@@ -321,7 +347,7 @@ impl Server {
             match parcel {
                 Parcel::Record(record) => {
                     self.send(to, &Record { bytes: record.len() as u64 }, &record).await?;
-                    self.pause(record.len()).await;
+                    self.pause(peer, record.len()).await;
                     self.shared.counters.sent_bytes.fetch_add(record.len() as u64, Ordering::Relaxed);
                 }
                 Parcel::Done(missing) => {
@@ -357,7 +383,7 @@ impl Server {
         };
         let (ranged, body) = blocking(read).await?;
         self.send(stream, &ranged, &body).await?;
-        self.pause(body.len()).await;
+        self.pause(peer, body.len()).await;
         self.shared.counters.sent_bytes.fetch_add(body.len() as u64, Ordering::Relaxed);
         Ok(())
     }
@@ -418,11 +444,15 @@ impl Server {
         }
     }
 
-    /// Keeps to the bytes in a second that one stream may take, if they are limited.
-    async fn pause(&self, sent: usize) {
-        if let Some(per_s) = self.shared.limits.sent_bytes_per_s {
-            tokio::time::sleep(Duration::from_secs_f64(sent as f64 / per_s.max(1) as f64)).await;
-        }
+    /// Keeps to the bytes in a second that one peer may take, if they are limited.
+    async fn pause(&self, peer: PeerId, sent: usize) {
+        let Some(per_s) = self.shared.limits.sent_bytes_per_s else { return };
+        let due = {
+            let mut peers = self.peers.lock().expect("no code that can panic runs under this lock");
+            let load = peers.get_mut(&peer).expect("its request is under way");
+            load.sent(sent, per_s, Instant::now())
+        };
+        sleep_until(due.into()).await;
     }
 }
 
@@ -532,4 +562,21 @@ fn survey(store: &Arc<Store>, root: Cid, contents: bool, sink: &mut Sink<'_>) ->
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_peer_is_sent_on_several_streams_adds_up() {
+        let (now, second) = (Instant::now(), Duration::from_secs(1));
+        let mut load = Load { requests: 2, due: now };
+        assert_eq!(load.sent(1_000, 1_000, now), now + second);
+        assert_eq!(load.sent(500, 1_000, now), now + second + second / 2, "on another stream at the same time");
+        assert_eq!(load.sent(1_000, 1_000, now + 4 * second), now + 5 * second, "a pause is not made up for");
+        load.requests = 0;
+        assert!(!load.is_over(now + 4 * second), "who comes again is remembered");
+        assert!(load.is_over(now + 5 * second));
+    }
 }
