@@ -39,6 +39,7 @@ struct PeersTable {
     grid: Option<String>,
     allow: Option<Vec<String>>,
     mdns: bool,
+    relay: bool,
     run: usize,
 }
 
@@ -112,6 +113,7 @@ impl Home {
     /// grid = "office"                       # a grid of one's own
     /// allow = ["12D3KooW..."]               # no other peers than these
     /// mdns = true                           # look for peers on the local network
+    /// relay = true                          # relay between peers that don't reach each other
     /// run = 2                               # so many calls at a time are run for peers
     /// ```
     pub fn peers(&self) -> Result<Settings> {
@@ -139,6 +141,7 @@ impl Home {
             grid: table.grid,
             allow,
             mdns: table.mdns,
+            relay: table.relay,
             run: table.run,
         })
     }

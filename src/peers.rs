@@ -50,6 +50,8 @@ pub struct Settings {
     pub allow: Option<Vec<PeerId>>,
     /// Look for peers on the local network.
     pub mdns: bool,
+    /// Relay between peers that don't reach each other.
+    pub relay: bool,
     /// How many calls are run for peers at a time; 0: none is.
     pub run: usize,
 }
@@ -64,7 +66,8 @@ impl Settings {
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { listen: Settings::default_listen(), serve: false, grid: None, allow: None, mdns: false, run: 0 }
+        let listen = Settings::default_listen();
+        Settings { listen, serve: false, grid: None, allow: None, mdns: false, relay: false, run: 0 }
     }
 }
 
@@ -158,6 +161,7 @@ impl Peers {
                 grid: settings.grid,
                 allow: settings.allow,
                 mdns: settings.mdns,
+                relay: settings.relay,
                 limits: Limits::default(),
             };
             for (signer, _) in crate::claims::evidence(kernel)? {

@@ -48,7 +48,7 @@ fn every_rule_has_its_test() {
 
 #[test]
 fn every_fault_of_peers_has_its_test() {
-    assert_eq!(tested_rows("p2p/PROTOCOL.md", "Faults").len(), 15);
+    assert_eq!(tested_rows("p2p/PROTOCOL.md", "Faults").len(), 17);
 }
 
 /// The inodes of the sockets that a process has open.

@@ -45,7 +45,7 @@ impl Answers for Open {
 
 fn config(seed: u8, dir: &Path, listen: Vec<Multiaddr>) -> Config {
     let (dir, limits) = (dir.join("peers"), Limits::default());
-    Config { seed: [seed; 32], listen, dir, grid: None, allow: None, mdns: false, limits }
+    Config { seed: [seed; 32], listen, dir, grid: None, allow: None, mdns: false, relay: false, limits }
 }
 
 fn main() -> Result<()> {

@@ -35,6 +35,8 @@ pub struct Config {
     pub allow: Option<Vec<PeerId>>,
     /// Whether to look for peers on the local network.
     pub mdns: bool,
+    /// Whether to relay between peers that don't reach each other, within libp2p's limits.
+    pub relay: bool,
     /// What it allows others, and itself.
     pub limits: Limits,
 }

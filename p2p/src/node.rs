@@ -8,12 +8,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use futures::StreamExt;
 use gridfs_store::Hash;
+use libp2p::core::transport::{ListenerId, TransportError};
 use libp2p::identity::Keypair;
 use libp2p::kad::{self, GetClosestPeersError, GetProvidersOk, QueryId, QueryResult, RecordKey};
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
-use libp2p::swarm::{DialError, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, Swarm, identify, mdns, ping};
+use libp2p::swarm::{ConnectionId, DialError, SwarmEvent};
+use libp2p::{Multiaddr, PeerId, Swarm, dcutr, identify, mdns, ping};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -35,6 +36,10 @@ const SAVE_PEERS: Duration = Duration::from_secs(30);
 const SAVE_RECORDS: Duration = Duration::from_secs(900);
 /// How long listening may take to begin.
 const LISTEN: Duration = Duration::from_secs(5);
+/// How often a relay that was lost is asked again.
+const ASK_RELAY: Duration = Duration::from_secs(30);
+/// How long addresses of one kind are tried before those of slower kinds are tried as well.
+const HEAD_START: Duration = Duration::from_secs(1);
 /// Known peers dialled at the start.
 const MAX_DIALLED: usize = 32;
 /// Searches under way.
@@ -66,9 +71,11 @@ pub enum Command {
 type Done = oneshot::Sender<Result<(), String>>;
 
 /// A peer being dialled.
-#[derive(Default)]
 struct Dial {
     waiting: Vec<Done>,
+    began: Instant,
+    /// Attempts under way.
+    attempts: Vec<ConnectionId>,
     /// Addresses on slower transports, to be tried next.
     slower: Vec<Multiaddr>,
     /// What libp2p knows itself was tried, which comes last.
@@ -84,12 +91,22 @@ struct Find {
     limit: usize,
 }
 
+/// The relays over which a node that can't be reached listens.
+struct Relays {
+    /// Those that it listens at.
+    at: HashMap<ListenerId, Multiaddr>,
+    /// Those that are to be asked again.
+    lost: Vec<Multiaddr>,
+    asked: Instant,
+}
+
 struct Node {
     swarm: Swarm<Behaviour>,
     shared: Arc<Shared>,
     server: Arc<Server>,
     answering: JoinSet<()>,
     dials: HashMap<PeerId, Dial>,
+    relays: Relays,
     finds: HashMap<QueryId, Find>,
     announcer: Announcer,
     telling: JoinSet<()>,
@@ -113,6 +130,7 @@ pub async fn start(
         server: Arc::new(Server::new(Arc::clone(&shared), answers)),
         answering: JoinSet::new(),
         dials: HashMap::new(),
+        relays: Relays { at: HashMap::new(), lost: Vec::new(), asked: now },
         finds: HashMap::new(),
         announcer: Announcer::new(&config.limits, now),
         telling: JoinSet::new(),
@@ -162,9 +180,8 @@ impl Node {
     async fn listen(&mut self, addresses: &[Multiaddr]) -> Result<(), Error> {
         let mut waiting = HashSet::new();
         for address in addresses {
-            let listen = self.swarm.listen_on(address.clone());
             let error = |source| Error::Listen { address: address.clone(), source: Box::new(source) };
-            waiting.insert(listen.map_err(error)?);
+            waiting.insert(self.listen_on(address.clone()).map_err(error)?);
         }
         let settle = async {
             while !waiting.is_empty() {
@@ -182,6 +199,31 @@ impl Node {
             tracing::warn!("not all addresses are being listened on yet");
         }
         Ok(())
+    }
+
+    fn listen_on(&mut self, address: Multiaddr) -> Result<ListenerId, TransportError<std::io::Error>> {
+        let listener = self.swarm.listen_on(address.clone())?;
+        if Rank::of(&address) == Rank::Relayed {
+            self.relays.at.insert(listener, address);
+        }
+        Ok(listener)
+    }
+
+    /// Where this node can be reached: what others confirmed before where it listens, and what only this machine reaches last.
+    fn addresses(&self) -> Vec<Multiaddr> {
+        let own = Protocol::P2p(self.shared.id);
+        let mut addresses = Vec::new();
+        for address in self.swarm.external_addresses().chain(self.swarm.listeners()) {
+            let mut address = address.clone();
+            if address.iter().last() == Some(own.clone()) {
+                address.pop();
+            }
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+        addresses.sort_by_key(is_loopback);
+        addresses
     }
 
     /// Keeps banned peers away, dials those named by the user and those seen last.
@@ -224,8 +266,8 @@ impl Node {
         }
     }
 
-    /// Connects to a peer: over the fastest of the transports on which it is known to listen, then over the others, then where
-    /// Kademlia and the local network say that it is.
+    /// Connects to a peer: over the fastest of the transports on which it is known to listen, after a moment over the others, then
+    /// where Kademlia and the local network say that it is.
     fn dial(&mut self, peer: PeerId, mut addresses: Vec<Multiaddr>, done: Option<Done>) {
         let refuse = |done: Option<Done>, why: &str| {
             done.into_iter().for_each(|done| drop(done.send(Err(why.to_owned()))));
@@ -246,32 +288,40 @@ impl Node {
         }
         addresses.extend(self.shared.peers.get(&peer).into_iter().flat_map(|known| known.addresses));
         addresses.extend(self.swarm.behaviour_mut().kad.store_mut().addresses(&peer).iter().cloned());
+        addresses.retain(|address| !self.is_own(address));
         let fastest = addresses.iter().map(Rank::of).min();
         let (first, slower) = addresses.into_iter().partition(|address| Some(Rank::of(address)) == fastest);
-        self.dials.insert(peer, Dial { waiting: done.into_iter().collect(), slower, ..Dial::default() });
+        let (waiting, began) = (done.into_iter().collect(), Instant::now());
+        self.dials
+            .insert(peer, Dial { waiting, began, attempts: Vec::new(), slower, asked_all: false, why: Vec::new() });
         self.dial_at(peer, first);
     }
 
     fn dial_at(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
+        let Some(dial) = self.dials.get_mut(&peer) else { return };
         let options = DialOpts::peer_id(peer).condition(PeerCondition::Disconnected);
-        let options = match (addresses.is_empty(), self.dials.get_mut(&peer)) {
-            (true, dial) => {
-                dial.into_iter().for_each(|dial| dial.asked_all = true);
+        let options = match addresses.is_empty() {
+            true => {
+                dial.asked_all = true;
                 options.build()
             }
-            (false, _) => options.addresses(addresses).build(),
+            false => options.addresses(addresses).build(),
         };
+        let attempt = options.connection_id();
+        dial.attempts.push(attempt);
         if let Err(error) = self.swarm.dial(options) {
-            self.not_dialled(peer, &error);
+            self.not_dialled(peer, attempt, &error);
         }
     }
 
-    fn not_dialled(&mut self, peer: PeerId, error: &DialError) {
+    fn not_dialled(&mut self, peer: PeerId, attempt: ConnectionId, error: &DialError) {
         // It came to us meanwhile.
         if self.swarm.is_connected(&peer) {
             return self.dialled(peer, &Ok(()));
         }
         let Some(dial) = self.dials.get_mut(&peer) else { return };
+        let Some(at) = dial.attempts.iter().position(|known| *known == attempt) else { return };
+        dial.attempts.remove(at);
         match error {
             DialError::NoAddresses if !dial.why.is_empty() => {}
             DialError::NoAddresses => dial.why.push("no address of it is known".into()),
@@ -284,8 +334,34 @@ impl Node {
         if !slower.is_empty() || !dial.asked_all {
             return self.dial_at(peer, slower);
         }
+        if !dial.attempts.is_empty() {
+            return;
+        }
         let why = dial.why.join(", ");
         self.dialled(peer, &Err(why));
+    }
+
+    /// Tries slower transports, too, where the fastest has not answered yet: packets to a private address may vanish.
+    fn dial_on(&mut self, now: Instant) {
+        let waits = |dial: &Dial| !dial.slower.is_empty() && now.duration_since(dial.began) >= HEAD_START;
+        let late: Vec<PeerId> = self.dials.iter().filter(|(_, dial)| waits(dial)).map(|(peer, _)| *peer).collect();
+        for peer in late {
+            let slower = self.dials.get_mut(&peer).map(|dial| std::mem::take(&mut dial.slower));
+            self.dial_at(peer, slower.unwrap_or_default());
+        }
+    }
+
+    /// Asks relays again that were lost, or did not answer.
+    fn ask_relays(&mut self, now: Instant) {
+        if now.duration_since(self.relays.asked) < ASK_RELAY {
+            return;
+        }
+        self.relays.asked = now;
+        for address in std::mem::take(&mut self.relays.lost) {
+            if let Err(error) = self.listen_on(address.clone()) {
+                tracing::warn!(%address, %error, "a relay can't be asked");
+            }
+        }
     }
 
     fn dialled(&mut self, peer: PeerId, outcome: &Result<(), String>) {
@@ -310,16 +386,27 @@ impl Node {
                 self.shared.peers.update(&peer_id, |peer| peer.seen_ms = now_ms());
                 self.dialled(peer_id, &Ok(()));
             }
-            SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. } => self.not_dialled(peer, &error),
-            SwarmEvent::NewListenAddr { .. }
-            | SwarmEvent::ExpiredListenAddr { .. }
+            SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), connection_id, error, .. } => {
+                self.not_dialled(peer, connection_id, &error);
+            }
+            SwarmEvent::NewListenAddr { address, .. } => {
+                // A relay tells its peers where it is reached, and is one only if it can be.
+                if self.swarm.behaviour().relays.is_enabled() && !is_loopback(&address) {
+                    self.swarm.add_external_address(address);
+                }
+                self.shared.addresses.send_replace(self.addresses());
+            }
+            SwarmEvent::ExpiredListenAddr { .. }
             | SwarmEvent::ExternalAddrConfirmed { .. }
             | SwarmEvent::ExternalAddrExpired { .. } => {
-                let addresses = self.swarm.listeners().chain(self.swarm.external_addresses()).cloned().collect();
-                self.shared.addresses.send_replace(addresses);
+                self.shared.addresses.send_replace(self.addresses());
             }
-            SwarmEvent::ListenerClosed { addresses, reason: Err(error), .. } => {
-                tracing::warn!(?addresses, %error, "listening ended");
+            SwarmEvent::ListenerClosed { listener_id, addresses, reason } => {
+                self.shared.addresses.send_replace(self.addresses());
+                if let Err(error) = reason {
+                    tracing::warn!(?addresses, %error, "listening ended");
+                }
+                self.relays.lost.extend(self.relays.at.remove(&listener_id));
             }
             _ => {}
         }
@@ -358,6 +445,10 @@ impl Node {
                 self.swarm.close_connection(connection);
             }
             BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => self.identified(peer_id, info),
+            BehaviourEvent::Dcutr(dcutr::Event { remote_peer_id: peer, result }) => match result {
+                Ok(_) => tracing::info!(%peer, "a direct connection takes the relay's place"),
+                Err(error) => tracing::info!(%peer, %error, "no direct connection came about; the relay is used on"),
+            },
             BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => {
                 for (peer, address) in found {
                     self.swarm.behaviour_mut().kad.add_address(&peer, address.clone());
@@ -408,19 +499,28 @@ impl Node {
     }
 
     fn identified(&mut self, peer: PeerId, info: identify::Info) {
-        let kad = &mut self.swarm.behaviour_mut().kad;
+        let kad = &self.swarm.behaviour().kad;
         if !kad.protocol_names().iter().any(|name| info.protocols.contains(name)) {
             return;
         }
-        for address in info.listen_addrs.into_iter().take(MAX_TOLD).filter(is_somewhere) {
-            kad.add_address(&peer, address.clone());
+        let told = info.listen_addrs.into_iter().take(MAX_TOLD);
+        for address in told.filter(|address| is_somewhere(address) && !self.is_own(address)).collect::<Vec<_>>() {
+            self.swarm.behaviour_mut().kad.add_address(&peer, address.clone());
             self.shared.peers.located(&peer, &address);
         }
+    }
+
+    /// Whether an address leads to this node itself. A peer on another machine, or in another private network, may have the same one;
+    /// to dial it there along with others would end as soon as this node answered.
+    fn is_own(&self, address: &Multiaddr) -> bool {
+        self.shared.addresses.borrow().contains(address)
     }
 
     fn tick(&mut self) {
         let now = Instant::now();
         let connected = self.swarm.connected_peers().count() as u64;
+        self.dial_on(now);
+        self.ask_relays(now);
         let kad = &mut self.swarm.behaviour_mut().kad;
         while self.telling.try_join_next().is_some() {}
         // With nobody there nobody would hear of it.
@@ -476,6 +576,14 @@ fn is_somewhere(address: &Multiaddr) -> bool {
     !address.iter().any(|part| match part {
         Protocol::Ip4(ip) => ip.is_unspecified() || ip.is_multicast(),
         Protocol::Ip6(ip) => ip.is_unspecified() || ip.is_multicast(),
+        _ => false,
+    })
+}
+
+fn is_loopback(address: &Multiaddr) -> bool {
+    address.iter().any(|part| match part {
+        Protocol::Ip4(ip) => ip.is_loopback(),
+        Protocol::Ip6(ip) => ip.is_loopback(),
         _ => false,
     })
 }

@@ -1,11 +1,11 @@
 //! A provider is killed, stopped or cut off in the middle of a transfer: another goes on where it was.
 
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::common::{Node, Ran, end_of, noise, serving, wait_for};
+use crate::common::{Node, end_of, noise, serving, wait_for};
+use crate::namespace::{Namespace, sh};
 
 const BYTES: u64 = 256 << 20;
 
@@ -65,45 +65,32 @@ impl Drop for Stopped<'_> {
     }
 }
 
-/// A network namespace of its own, at the other end of a cable.
+/// A namespace at the other end of a cable.
 struct Cable {
-    name: String,
+    far: Namespace,
+    device: String,
     subnet: String,
 }
 
 impl Cable {
     /// Laid, if this may be done here.
     fn lay() -> Option<Cable> {
-        let number = std::process::id();
+        let (far, number) = (Namespace::new()?, std::process::id());
         // Addresses for tests of networks (RFC 2544).
-        let cable = Cable { name: format!("grid{number}"), subnet: format!("198.18.{}", number % 250) };
-        let Cable { name, subnet } = &cable;
-        let laid = sh(&format!(
-            "ip netns add {name} &&
-            ip link add {name}a type veth peer name {name}b netns {name} &&
-            ip addr add {subnet}.1/30 dev {name}a && ip link set {name}a up &&
-            ip -n {name} addr add {subnet}.2/30 dev {name}b && ip -n {name} link set {name}b up"
-        ));
-        if laid.status != 0 {
-            eprintln!("SKIPPED: cutting a cable takes root, ip (Debian's iproute2) and veth: {}", laid.stderr.trim());
-            return None;
-        }
-        Some(cable)
+        let (device, subnet) = (format!("grid{number}a"), format!("198.18.{}", number % 250));
+        let name = &far.0;
+        sh(&format!(
+            "ip link add {device} type veth peer name b netns {name} &&
+            ip addr add {subnet}.1/30 dev {device} && ip link set {device} up &&
+            ip -n {name} addr add {subnet}.2/30 dev b && ip -n {name} link set b up"
+        ))
+        .ok();
+        Some(Cable { far, device, subnet })
     }
 
     fn set(&self, state: &str) {
-        sh(&format!("ip link set {}a {state}", self.name)).ok();
+        sh(&format!("ip link set {} {state}", self.device)).ok();
     }
-}
-
-impl Drop for Cable {
-    fn drop(&mut self) {
-        sh(&format!("ip netns del {}", self.name));
-    }
-}
-
-fn sh(line: &str) -> Ran {
-    Ran::from(Command::new("sh").args(["-c", line]).output().unwrap())
 }
 
 #[test]
@@ -112,10 +99,7 @@ fn who_is_cut_off_is_replaced_and_found_again() {
     let Some(cable) = Cable::lay() else { return };
     let (far, near) = (Node::new(), serving());
     let listen = format!("/ip4/{}.2/tcp/0", cable.subnet);
-    let inside = ["--net=/run/netns/".to_owned() + &cable.name];
-    let serve = [env!("CARGO_BIN_EXE_gridfs"), "serve", "--listen", &listen];
-    let started = Command::new("nsenter").args(inside).args(serve).env("GRID_HOME", far.home()).output().unwrap();
-    Ran::from(started).ok();
+    cable.far.serve(&far, "", &[&listen]);
     let only_far = far.share("only", b"beyond the cable");
     let node = hands_over("cut off", [&far, &near], || cable.set("down"));
 

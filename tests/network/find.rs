@@ -40,8 +40,16 @@ async fn lookups(node: &Node, keys: &[(PeerId, Cid)]) -> Vec<Duration> {
     let store = Arc::new(Store::open(&directory.path().join("store"), Options::default()).unwrap());
     let seed = *blake3::hash(node.home().as_os_str().as_encoded_bytes()).as_bytes();
     let dir = directory.path().join("peers");
-    let config =
-        Config { seed, listen: Vec::new(), dir, grid: None, allow: None, mdns: false, limits: Limits::default() };
+    let config = Config {
+        seed,
+        listen: Vec::new(),
+        dir,
+        grid: None,
+        allow: None,
+        mdns: false,
+        relay: false,
+        limits: Limits::default(),
+    };
     let network = Network::start(config, store, Arc::new(Nothing)).await.unwrap();
     let (peer, address) = gridfs::peers::split(&node.address()).unwrap();
     network.connect(peer, &[address]).await.unwrap();

@@ -10,6 +10,8 @@ mod faults;
 mod find;
 mod flood;
 mod js;
+mod namespace;
+mod nat;
 mod private;
 mod rogue;
 

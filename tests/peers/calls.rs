@@ -318,6 +318,7 @@ impl Stub {
             grid: None,
             allow: None,
             mdns: false,
+            relay: false,
             limits: Limits { patience: PATIENCE, connect: PATIENCE, ..Limits::default() },
         };
         let network = runtime.block_on(Network::start(config, store, canned.clone())).unwrap();

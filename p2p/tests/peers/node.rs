@@ -84,7 +84,16 @@ pub fn config(dir: &Path) -> Config {
     let mut seed = [0; 32];
     seed.copy_from_slice(&Hash::of(dir.as_os_str().as_encoded_bytes()).0);
     let listen = vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()];
-    Config { seed, listen, dir: dir.join("peers"), grid: None, allow: None, mdns: false, limits: limits() }
+    Config {
+        seed,
+        listen,
+        dir: dir.join("peers"),
+        grid: None,
+        allow: None,
+        mdns: false,
+        relay: false,
+        limits: limits(),
+    }
 }
 
 impl Node {
