@@ -80,9 +80,9 @@ impl Cable {
         let (device, subnet) = (format!("grid{number}a"), format!("198.18.{}", number % 250));
         let name = &far.0;
         sh(&format!(
-            "ip link add {device} type veth peer name b netns {name} &&
+            "ip link add {device} type veth peer name far netns {name} &&
             ip addr add {subnet}.1/30 dev {device} && ip link set {device} up &&
-            ip -n {name} addr add {subnet}.2/30 dev b && ip -n {name} link set b up"
+            ip -n {name} addr add {subnet}.2/30 dev far && ip -n {name} link set far up"
         ))
         .ok();
         Some(Cable { far, device, subnet })
