@@ -91,7 +91,7 @@ struct Rows {
 
 impl Rows {
     fn compare(&mut self, survey: &mut Survey<'_>) -> Result<(), Error> {
-        let snapshot = survey.store.index().snapshot();
+        let snapshot = survey.store.index().snapshot()?;
         let (mut objects, mut memos) = (Vec::new(), Vec::new());
         let is_old = |at: &Location| !snapshot.retired().contains(&at.pack) && survey.covers(at);
         snapshot.each_object(&mut |key, at| {

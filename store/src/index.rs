@@ -9,15 +9,15 @@
 //! ```
 //!
 //! Invariants: a transaction moves the checkpoint together with the entries it stands for; counters always agree with
-//! the entries. Commits go to the file lazily ([`Index::flush`]), so a crash takes the index back to an earlier
-//! transaction, and the packs replay the rest.
+//! the entries. Small commits wait for a transaction in memory (recent.rs), and transactions go to the file lazily
+//! ([`Index::flush`]), so a crash takes the index back to an earlier one, and the packs replay the rest.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use redb::{Database, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, Table, TableDefinition};
 
@@ -27,6 +27,7 @@ use crate::checkpoint::CHECKPOINT_BYTES;
 use crate::error::Error;
 use crate::hash::Hash;
 use crate::location::{Entry, LOCATION_BYTES, Location};
+use crate::recent::{MAX_RECENT, Recent, Replaced};
 
 type Key = &'static [u8; 32];
 type Label = (&'static [u8], Key);
@@ -49,12 +50,21 @@ const CACHE_BYTES: usize = 448 << 20;
 pub struct Index {
     path: PathBuf,
     db: Database,
-    /// The newest transaction, as readers see it. There until the index is closed.
-    newest: RwLock<Option<Arc<Snapshot>>>,
-    /// Also serialises writing.
-    checkpoint: Mutex<Checkpoint>,
-    /// Transactions that are not in the file yet.
+    /// What readers see. There until the index is closed.
+    newest: RwLock<Option<Newest>>,
+    /// Held by who writes.
+    writing: Mutex<()>,
+    /// There is something that is not in the file yet.
     unflushed: AtomicBool,
+}
+
+struct Newest {
+    /// The last transaction.
+    snapshot: Arc<Snapshot>,
+    /// What came after it.
+    recent: Recent,
+    /// How far both go, and what they count.
+    checkpoint: Checkpoint,
 }
 
 /// One state of the index: what is changed later is not seen in it.
@@ -63,8 +73,7 @@ pub struct Snapshot {
     memos: ReadOnlyTable<Key, &'static [u8]>,
     labels: ReadOnlyTable<Label, ()>,
     retired: BTreeSet<u32>,
-    indexed: Position,
-    counters: Counters,
+    checkpoint: Checkpoint,
 }
 
 impl Index {
@@ -74,7 +83,7 @@ impl Index {
         let path = dir.join("db");
         let open = || Ok(redb::Builder::new().set_cache_size(CACHE_BYTES).create(&path)?);
         let db = guarded(open)?;
-        let (checkpoint, newest) = guarded(|| {
+        let (checkpoint, snapshot) = guarded(|| {
             let transaction = db.begin_write()?;
             let stored = {
                 let state = transaction.open_table(STATE)?;
@@ -88,43 +97,60 @@ impl Index {
             let checkpoint = stored.unwrap_or_default();
             Ok((checkpoint, Snapshot::of(&db, &checkpoint)?))
         })?;
-        let (newest, checkpoint) = (RwLock::new(Some(Arc::new(newest))), Mutex::new(checkpoint));
-        Ok(Index { path, db, newest, checkpoint, unflushed: AtomicBool::new(false) })
+        let newest = RwLock::new(Some(Newest { snapshot: Arc::new(snapshot), recent: Recent::default(), checkpoint }));
+        Ok(Index { path, db, newest, writing: Mutex::default(), unflushed: AtomicBool::new(false) })
     }
 
+    /// How far readers see, and what is counted. Waits for nobody.
     pub fn checkpoint(&self) -> Checkpoint {
-        *self.lock()
+        seen(&self.newest()).checkpoint
     }
 
     /// What is counted, as far as readers see. Waits for nobody.
     pub fn counters(&self) -> Counters {
-        self.newest().counters
+        self.checkpoint().counters
     }
 
     /// How far readers see. Waits for nobody.
     pub fn indexed(&self) -> Position {
-        self.newest().indexed
+        self.checkpoint().indexed
     }
 
     /// Where a chunk or manifest lies.
     pub fn get(&self, hash: &Hash) -> Result<Option<Location>, Error> {
-        self.newest().get(hash)
+        let newest = self.newest();
+        match seen(&newest).recent.object(hash) {
+            Some(location) => Ok(Some(location)),
+            None => transaction(newest).get(hash),
+        }
     }
 
     /// Where a memo lies.
     pub fn memo(&self, key: &Hash) -> Result<Option<Location>, Error> {
-        self.newest().memo(key)
+        let newest = self.newest();
+        match seen(&newest).recent.memo(key) {
+            Some(location) => Ok(location),
+            None => transaction(newest).memo(key),
+        }
     }
 
     /// The state as it is now. Keeps what is replaced later from being used again: not for long.
-    pub fn snapshot(&self) -> Arc<Snapshot> {
-        self.newest()
+    pub fn snapshot(&self) -> Result<Arc<Snapshot>, Error> {
+        let now = self.checkpoint();
+        let snapshot = transaction(self.newest());
+        if snapshot.checkpoint == now {
+            return Ok(snapshot);
+        }
+        self.change(|_, _| Ok(()))?;
+        Ok(transaction(self.newest()))
     }
 
     /// Labels that begin with `prefix`, in order, with their memo keys.
     pub fn labels(&self, prefix: &[u8]) -> Result<impl Iterator<Item = Result<(Vec<u8>, Hash), Error>> + use<>, Error> {
         let newest = self.newest();
-        let rows = guarded(|| Ok(newest.labels.range((prefix, &[0; 32])..)?))?;
+        let (changed, recent) = seen(&newest).recent.labels(prefix);
+        let snapshot = transaction(newest);
+        let rows = guarded(|| Ok(snapshot.labels.range((prefix, &[0; 32])..)?))?;
         let prefix = prefix.to_vec();
         let label = |row: Result<(redb::AccessGuard<'_, Label>, _), redb::StorageError>| {
             let (key, _) = row.map_err(redb::Error::from)?;
@@ -133,22 +159,42 @@ impl Index {
         };
         let wanted =
             move |row: &Result<(Vec<u8>, _), Error>| row.as_ref().map_or(true, |row| row.0.starts_with(&prefix));
-        Ok(rows.map(label).take_while(wanted))
+        let holds = move |row: &Result<(_, Hash), _>| row.as_ref().map_or(true, |(_, key)| !changed.contains(key));
+        Ok(merged(rows.map(label).take_while(wanted).filter(holds), recent.into_iter()))
     }
 
     /// Packs that are no more. What lies there by the index, is gone.
     pub fn retired(&self) -> BTreeSet<u32> {
-        self.newest().retired.clone()
+        seen(&self.newest()).snapshot.retired.clone()
     }
 
     /// Applies entries, retires packs and moves the checkpoint. Later entries for a key replace earlier ones.
     pub fn apply(&self, entries: &[Entry], retired: &[u32], indexed: Position, durable: Position) -> Result<(), Error> {
+        if retired.is_empty() && self.gather(entries, indexed, durable)? {
+            return Ok(());
+        }
         self.change(|tables, next| {
             tables.add_all(entries, &mut next.counters)?;
             retired.iter().try_for_each(|pack| tables.retire(*pack))?;
             (next.indexed, next.durable) = (indexed, durable);
             Ok(())
         })
+    }
+
+    /// Lets entries wait for the next transaction. False if they are too many.
+    fn gather(&self, entries: &[Entry], indexed: Position, durable: Position) -> Result<bool, Error> {
+        let _order = self.lock();
+        let newest = self.newest();
+        if seen(&newest).recent.entries().len() + entries.len() > MAX_RECENT {
+            return Ok(false);
+        }
+        let replaced = transaction(newest).rows_of(entries)?;
+        let mut newest = self.newest.write().expect("no code that can panic runs under this lock");
+        let Newest { recent, checkpoint, .. } = newest.as_mut().expect("it is there until the index is closed");
+        recent.add(entries, &replaced, &mut checkpoint.counters);
+        (checkpoint.indexed, checkpoint.durable) = (indexed, durable);
+        self.unflushed.store(true, Ordering::Relaxed);
+        Ok(true)
     }
 
     /// Applies entries without moving the checkpoint's positions.
@@ -178,13 +224,13 @@ impl Index {
     pub fn purge(&self) -> Result<(), Error> {
         let retired = self.retired();
         let (mut objects, mut memos) = (Vec::new(), Vec::new());
-        let newest = self.newest();
-        newest.each_object(&mut |hash, at| {
+        let snapshot = self.snapshot()?;
+        snapshot.each_object(&mut |hash, at| {
             if retired.contains(&at.pack) {
                 objects.push((hash, at.pack));
             }
         })?;
-        newest.each_memo(&mut |key, at| {
+        snapshot.each_memo(&mut |key, at| {
             if retired.contains(&at.pack) {
                 memos.push(key);
             }
@@ -209,11 +255,24 @@ impl Index {
         &self,
         work: impl FnOnce(&mut Tables<'_>, &mut Checkpoint) -> Result<(), redb::Error>,
     ) -> Result<(), Error> {
-        let mut checkpoint = self.lock();
-        let mut next = *checkpoint;
-        let newest = guarded(|| {
+        let _order = self.lock();
+        self.transact(Durability::None, work)?;
+        self.unflushed.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// A transaction of what waits for one, and of `work`. Whoever calls it holds the lock of who writes.
+    fn transact(
+        &self,
+        durability: Durability,
+        work: impl FnOnce(&mut Tables<'_>, &mut Checkpoint) -> Result<(), redb::Error>,
+    ) -> Result<(), Error> {
+        let newest = self.newest();
+        let Newest { snapshot, recent, checkpoint } = seen(&newest);
+        let mut next = Checkpoint { counters: snapshot.checkpoint.counters, ..*checkpoint };
+        let snapshot = guarded(|| {
             let mut transaction = self.db.begin_write()?;
-            transaction.set_durability(Durability::None)?;
+            transaction.set_durability(durability)?;
             {
                 let mut tables = Tables {
                     objects: transaction.open_table(OBJECTS)?,
@@ -221,15 +280,16 @@ impl Index {
                     labels: transaction.open_table(LABELS)?,
                     retired: transaction.open_table(RETIRED)?,
                 };
+                tables.add_all(recent.entries(), &mut next.counters)?;
                 work(&mut tables, &mut next)?;
                 transaction.open_table(STATE)?.insert(CHECKPOINT_KEY, &next.encode())?;
             }
             transaction.commit()?;
             Snapshot::of(&self.db, &next)
         })?;
-        *self.newest.write().expect("no code that can panic runs under this lock") = Some(Arc::new(newest));
-        *checkpoint = next;
-        self.unflushed.store(true, Ordering::Relaxed);
+        drop(newest);
+        let newest = Newest { snapshot: Arc::new(snapshot), recent: Recent::default(), checkpoint: next };
+        *self.newest.write().expect("no code that can panic runs under this lock") = Some(newest);
         Ok(())
     }
 
@@ -239,7 +299,7 @@ impl Index {
         if !self.unflushed.swap(false, Ordering::Relaxed) {
             return Ok(false);
         }
-        guarded(|| Ok(self.db.begin_write()?.commit()?))?;
+        self.transact(Durability::Immediate, |_, _| Ok(()))?;
         Ok(true)
     }
 
@@ -247,22 +307,45 @@ impl Index {
         Ok(fs::metadata(&self.path).map_err(Error::io("look at", &self.path))?.len())
     }
 
-    fn newest(&self) -> Arc<Snapshot> {
-        let newest = self.newest.read().expect("no code that can panic runs under this lock");
-        Arc::clone(newest.as_ref().expect("it is there until the index is closed"))
+    fn newest(&self) -> Seeing<'_> {
+        self.newest.read().expect("no code that can panic runs under this lock")
     }
 
-    fn lock(&self) -> MutexGuard<'_, Checkpoint> {
-        self.checkpoint.lock().expect("panics under this lock are caught")
+    fn lock(&self) -> MutexGuard<'_, ()> {
+        self.writing.lock().expect("panics under this lock are caught")
     }
+}
+
+type Seeing<'a> = RwLockReadGuard<'a, Option<Newest>>;
+
+fn seen<'a>(newest: &'a Seeing<'_>) -> &'a Newest {
+    newest.as_ref().expect("it is there until the index is closed")
+}
+
+/// The last transaction; it is looked into without keeping anybody from the next.
+fn transaction(newest: Seeing<'_>) -> Arc<Snapshot> {
+    Arc::clone(&seen(&newest).snapshot)
+}
+
+/// Rows in order, with those of `recent`, which is in order too, among them.
+fn merged<T: Ord>(
+    rows: impl Iterator<Item = Result<T, Error>>,
+    recent: impl Iterator<Item = T>,
+) -> impl Iterator<Item = Result<T, Error>> {
+    let (mut rows, mut recent) = (rows.peekable(), recent.peekable());
+    std::iter::from_fn(move || match (rows.peek(), recent.peek()) {
+        (Some(Ok(row)), Some(new)) if new < row => recent.next().map(Ok),
+        (None, _) => recent.next().map(Ok),
+        _ => rows.next(),
+    })
 }
 
 impl Drop for Index {
     /// Many transactions between two flushes leave holes in the file. A small file is made compact again; in a large one
     /// they are used in time.
     fn drop(&mut self) {
+        let counters = self.counters();
         *self.newest.get_mut().unwrap_or_else(PoisonError::into_inner) = None;
-        let counters = self.checkpoint().counters;
         // Most objects are chunks too.
         let needed_bytes = (counters.objects.max(counters.chunks) + 2 * counters.memos) * ROW_BYTES;
         let file_bytes = self.size_on_disk().unwrap_or(0);
@@ -286,7 +369,7 @@ pub struct Correction {
 impl Snapshot {
     /// How far this state goes.
     pub fn indexed(&self) -> Position {
-        self.indexed
+        self.checkpoint.indexed
     }
 
     pub fn retired(&self) -> &BTreeSet<u32> {
@@ -303,6 +386,23 @@ impl Snapshot {
     pub fn memo(&self, key: &Hash) -> Result<Option<Location>, Error> {
         let found = guarded(|| self.memos.get(&key.0)?.map(|value| memo_location(value.value())).transpose())?;
         Ok(found.filter(|location| !self.retired.contains(&location.pack)))
+    }
+
+    /// The rows that entries would replace, those of retired packs included.
+    fn rows_of(&self, entries: &[Entry]) -> Result<Replaced, Error> {
+        let mut rows = Replaced::default();
+        guarded(|| {
+            for Entry { key, label, .. } in entries {
+                match label {
+                    None => {
+                        rows.objects.extend(self.objects.get(&key.0)?.map(|row| (*key, Location::decode(row.value()))))
+                    }
+                    Some(_) => drop(self.memos.get(&key.0)?.map(|_| rows.memos.insert(*key))),
+                }
+            }
+            Ok(())
+        })?;
+        Ok(rows)
     }
 
     /// Goes through all chunks and manifests, those in retired packs included.
@@ -336,8 +436,7 @@ impl Snapshot {
             objects: transaction.open_table(OBJECTS)?,
             memos: transaction.open_table(MEMOS)?,
             labels: transaction.open_table(LABELS)?,
-            indexed: checkpoint.indexed,
-            counters: checkpoint.counters,
+            checkpoint: *checkpoint,
         })
     }
 }
@@ -466,69 +565,4 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, Error>
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn memo(key: &[u8], label: &[u8], offset: u64) -> Entry {
-        let location = Location { offset, ..object(b"").location };
-        Entry { key: Hash::of(key), location, label: Some(label.to_vec()) }
-    }
-
-    fn object(content: &[u8]) -> Entry {
-        let location = Location {
-            pack: 1,
-            offset: 24,
-            record_bytes: 100,
-            plain_bytes: content.len() as u32,
-            member: 0,
-            manifest: false,
-            whole: true,
-        };
-        Entry { key: Hash::of(content), location, label: None }
-    }
-
-    #[test]
-    fn counting_waits_for_no_writer() {
-        let dir = tempfile::tempdir().unwrap();
-        let index = Index::open(dir.path()).unwrap();
-        index.apply(&[object(b"abc")], &[], Position::default(), Position::default()).unwrap();
-        let _writing = index.lock();
-        assert_eq!(index.counters().objects, 1);
-    }
-
-    #[test]
-    fn counters_count_distinct_keys_and_survive() {
-        let dir = tempfile::tempdir().unwrap();
-        let position = Position { sequence: 7, meta_id: 2, meta_end: 300, data_id: 1, data_end: 400 };
-        let expected = Counters { objects: 2, chunks: 2, memos: 1, plain_bytes: 7 };
-        {
-            let index = Index::open(dir.path()).unwrap();
-            assert_eq!(index.checkpoint(), Checkpoint::default());
-            let entries = [object(b"abc"), object(b"abc"), object(b"four"), memo(b"k", b"x", 1), memo(b"k", b"y", 2)];
-            index.apply(&entries, &[], position, Position::default()).unwrap();
-            index.apply(&[object(b"abc")], &[], position, Position::default()).unwrap();
-            assert_eq!(index.counters(), expected);
-            index.flush().unwrap();
-        }
-        let index = Index::open(dir.path()).unwrap();
-        assert_eq!((index.counters(), index.checkpoint().indexed), (expected, position));
-        assert_eq!(index.get(&Hash::of(b"abc")).unwrap(), Some(object(b"abc").location));
-        assert_eq!(index.memo(&Hash::of(b"k")).unwrap().unwrap().offset, 2);
-        let labels: Vec<_> = index.labels(b"").unwrap().map(Result::unwrap).collect();
-        assert_eq!(labels, [(b"y".to_vec(), Hash::of(b"k"))]);
-    }
-
-    #[test]
-    fn labels_are_ordered_whatever_bytes_they_hold() {
-        let dir = tempfile::tempdir().unwrap();
-        let index = Index::open(dir.path()).unwrap();
-        let mut labels: Vec<&[u8]> = vec![b"a", b"a\0", b"a\0\0", b"a\0\x01", b"a\x01", b"ab", b"", b"\xff", b"b"];
-        let entries: Vec<_> = labels.iter().map(|label| memo(label, label, 0)).collect();
-        index.apply(&entries, &[], Position::default(), Position::default()).unwrap();
-        labels.sort();
-        let got = |prefix: &[u8]| index.labels(prefix).unwrap().map(|label| label.unwrap().0).collect::<Vec<_>>();
-        assert_eq!(got(b""), labels);
-        let with_zero: Vec<&[u8]> = vec![b"a\0", b"a\0\0", b"a\0\x01"];
-        assert_eq!(got(b"a\0"), with_zero);
-    }
-}
+mod tests;

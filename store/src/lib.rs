@@ -66,6 +66,7 @@ mod owners;
 mod pack;
 mod parcel;
 mod press;
+mod recent;
 mod record;
 mod records;
 mod recovery;

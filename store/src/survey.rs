@@ -107,7 +107,7 @@ impl<'a> Survey<'a> {
         progress: &'a mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Survey<'a>, Error> {
         let total_bytes = store.packs().usage()?.1;
-        let snapshot = store.index().snapshot();
+        let snapshot = store.index().snapshot()?;
         let mut survey = Survey {
             store,
             findings: Findings::default(),
@@ -131,7 +131,7 @@ impl<'a> Survey<'a> {
         survey.class(Class::Meta, &snapshot)?;
         survey.settle_memos(&snapshot)?;
         drop(snapshot);
-        let snapshot = store.index().snapshot();
+        let snapshot = store.index().snapshot()?;
         survey.class(Class::Data, &snapshot)?;
         Ok(survey)
     }
