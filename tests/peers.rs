@@ -71,6 +71,13 @@ fn a_ticket_is_all_that_another_node_needs() {
     let tree = c.scratch("tree");
     c.gridfs(["get", &ticket("tree"), tree.to_str().unwrap()]).ok();
     assert_eq!(std::fs::read_to_string(tree.join("below/49")).unwrap(), "file 49\n");
+    // What was fetched and written out goes with the next collection, unless it is pinned.
+    let keeper = Node::new();
+    let pinned = keeper.gridfs(["pin", "add", &ticket("tree")]).ok();
+    assert!(pinned.starts_with(&a.cid("tree")), "{pinned}");
+    keeper.gridfs(["gc"]).ok();
+    keeper.gridfs(["get", &format!("/local/cas/{}/below/49", a.cid("tree")), "49"]).ok();
+    keeper.gridfs(["fsck"]).ok();
 
     // A call is run here: its module and its inputs came.
     a.add_wat("args", ARGS, None);
