@@ -10,6 +10,7 @@ use gridfs_store::{Cid, Hash, Store};
 use libp2p::identity::{Keypair, PublicKey, ed25519};
 use libp2p::{Multiaddr, PeerId, Stream};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinError;
 use tokio::time::timeout;
 
 use crate::error::{Error, Refusal};
@@ -166,7 +167,14 @@ impl Network {
             addresses: watch::Sender::default(),
         });
         let (commands, received) = mpsc::channel(MAX_COMMANDS);
-        node::start(keys, config, Arc::clone(&shared), answers, received).await?;
+        // In a task of its own: putting a swarm together takes much of a thread's stack, and whoever asks may stand deep in it.
+        let starting = tokio::spawn(node::start(keys, config, Arc::clone(&shared), answers, received));
+        match starting.await.map_err(JoinError::try_into_panic) {
+            Ok(started) => started?,
+            Err(Ok(panic)) => std::panic::resume_unwind(panic),
+            // The runtime ends.
+            Err(Err(_)) => return Err(Error::Stopped),
+        }
         Ok(Network { shared, commands })
     }
 
