@@ -12,6 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Waker};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
@@ -111,10 +112,15 @@ impl<T: Tree> Mounted<T> {
             Answer::Now(result) => reply(self, result),
             Answer::Later(later) => {
                 let mounted = Arc::clone(self);
-                self.runtime.spawn(async move {
+                let mut answering = Box::pin(async move {
                     let result = outcome(later, caller, mounted.closing.clone()).await;
                     reply(&mounted, result);
                 });
+                // Begun here, so that who computes starts before the task that waits for it is even awake.
+                let _inside = self.runtime.enter();
+                if answering.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+                    self.runtime.spawn(answering);
+                }
             }
             Answer::Blocking(work) => {
                 let mounted = Arc::clone(self);

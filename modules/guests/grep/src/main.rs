@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use memchr::{memchr, memrchr};
 use regex::bytes::{Regex, RegexBuilder};
 
-const BUFFER_BYTES: usize = 1 << 20;
+const BUFFER_BYTES: usize = 1 << 16;
 
 const USAGE: &str = "grep: usage: grep PATTERN FILE [-i] [-v] [-n] [-c] [-F]";
 

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use sha2::{Digest, Sha224, Sha256, Sha384, Sha512};
 use sha3::{Sha3_224, Sha3_256, Sha3_384, Sha3_512};
 
-const BUFFER_BYTES: usize = 1 << 20;
+const BUFFER_BYTES: usize = 1 << 16;
 
 const USAGE: &str = "hash: usage: hash ALGORITHM FILE";
 

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use sha2::{Digest, Sha256};
 
-const BUFFER_BYTES: usize = 1 << 20;
+const BUFFER_BYTES: usize = 1 << 16;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
