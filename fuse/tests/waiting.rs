@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Barrier, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -209,6 +210,36 @@ fn a_process_takes_turns_with_itself_and_not_with_others() {
     for one in waiting {
         assert_eq!(one.join().unwrap(), Errno::ECONNABORTED.code());
     }
+}
+
+#[test]
+fn an_answer_is_begun_before_its_task_runs() {
+    if !can_mount() {
+        return;
+    }
+    let mut mounted = Mounted::new(never());
+    // All workers of the runtime are busy.
+    let handle = mounted.runtime.as_ref().unwrap().handle().clone();
+    let workers = handle.metrics().num_workers();
+    let busy = Arc::new(Barrier::new(workers + 1));
+    let release: Vec<_> = (0..workers)
+        .map(|_| {
+            let (busy, (release, released)) = (Arc::clone(&busy), mpsc::channel::<()>());
+            handle.spawn(async move {
+                busy.wait();
+                // Until it is dropped.
+                let _ = released.recv();
+            });
+            release
+        })
+        .collect();
+    busy.wait();
+    let path = mounted.path("never");
+    let open = thread::spawn(move || errno(File::open(path)));
+    eventually("it was begun", || mounted.fake.begun.load(Ordering::SeqCst) == 1);
+    drop(release);
+    mounted.mount.take().unwrap().unmount().unwrap();
+    assert_eq!(open.join().unwrap(), Errno::ECONNABORTED.code());
 }
 
 #[test]
