@@ -1,7 +1,7 @@
 //! The FUSE protocol over a small trait: implement [`Tree`], call [`mount`], and the tree is a directory.
 //!
 //! A tree is read-only and may be slow. What it answers at once is replied on the event loop that read the request;
-//! what takes time ([`Answer::Later`]) becomes a task on the caller's tokio runtime, and the event loop goes on. So the
+//! what takes time ([`Answer::Later`]) is begun there, becomes a task on the caller's tokio runtime, and the loop goes on. So the
 //! loops never wait: no lock is held across a call into the tree, and nothing in them needs the runtime to make
 //! progress. A caller that is interrupted while it waits gets `EINTR` and its future is dropped.
 //!

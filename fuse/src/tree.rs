@@ -2,8 +2,8 @@
 //!
 //! A tree is read-only. Looking (`lookup`, `attr`, `readlink`, `list` of what is at hand, `xattr`) is answered from
 //! memory or local metadata; opening may take long. A method that may take long returns [`Answer::Later`]: its future
-//! runs on the runtime, never on an event loop, and is dropped when the caller is interrupted. What only reads a disk or
-//! decompresses is an [`Answer::Blocking`].
+//! is begun on the event loop, so until it first waits it does no more than a method may, then runs on the runtime, and is
+//! dropped when the caller is interrupted. What only reads a disk or decompresses is an [`Answer::Blocking`].
 //!
 //! The methods themselves run on an event loop and must not wait. So do the destructors of nodes and files.
 
