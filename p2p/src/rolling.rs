@@ -1,6 +1,6 @@
 //! The hashes of files whose chunks come in their order, taken while they come. A file whose chunks don't is read back later.
 
-use gridfs_store::Hash;
+use gridfs_store::{Hash, WholeHasher};
 
 use crate::listing::File;
 
@@ -10,7 +10,7 @@ pub struct Rolling {
     left: Vec<usize>,
     /// The next chunk of the file under way.
     chunk: usize,
-    hasher: blake3::Hasher,
+    hasher: WholeHasher,
     /// Of each file, once it is known.
     hashes: Vec<Option<Hash>>,
 }
@@ -19,7 +19,7 @@ impl Rolling {
     /// Will hash the files of these numbers, ascending.
     pub fn new(files: usize, mut left: Vec<usize>) -> Rolling {
         left.reverse();
-        Rolling { left, chunk: 0, hasher: blake3::Hasher::new(), hashes: vec![None; files] }
+        Rolling { left, chunk: 0, hasher: WholeHasher::default(), hashes: vec![None; files] }
     }
 
     /// Takes a chunk that came, for the first time. `is_here` says which others are here already and will not come.
@@ -31,7 +31,7 @@ impl Rolling {
                 self.hasher.update(bytes);
                 self.chunk += 1;
                 if self.chunk == chunks.len() {
-                    self.hashes[*file] = Some(self.hasher.finalize().into());
+                    self.hashes[*file] = Some(self.hasher.finish());
                     self.skip();
                 }
                 return;

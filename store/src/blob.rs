@@ -8,7 +8,7 @@ use crate::chunker::Chunker;
 use crate::cid::{Cid, Codec};
 use crate::digest::Hasher;
 use crate::error::Error;
-use crate::hash::Hash;
+use crate::hash::{Hash, WholeHasher};
 use crate::manifest::{self, Builder};
 use crate::pack::Class;
 
@@ -27,7 +27,7 @@ pub struct BlobWriter {
 }
 
 struct Long {
-    hasher: blake3::Hasher,
+    hasher: WholeHasher,
     parts: Parts,
 }
 
@@ -136,7 +136,7 @@ impl BlobWriter {
 
 impl Long {
     fn new(fan_out: usize) -> Long {
-        Long { hasher: blake3::Hasher::new(), parts: Parts(Builder::new(fan_out)) }
+        Long { hasher: WholeHasher::default(), parts: Parts(Builder::new(fan_out)) }
     }
 
     fn add(&mut self, batch: &mut Batch, codec: Codec, chunk: &[u8]) -> Result<(), Error> {
@@ -144,8 +144,8 @@ impl Long {
         self.parts.add(batch, codec, chunk)
     }
 
-    fn finish(self, batch: &mut Batch) -> Result<Hash, Error> {
-        let hash = self.hasher.finalize().into();
+    fn finish(mut self, batch: &mut Batch) -> Result<Hash, Error> {
+        let hash = self.hasher.finish();
         self.parts.finish(batch, &hash)?;
         Ok(hash)
     }

@@ -90,7 +90,7 @@ pub use digest::{Algorithm, Digest};
 pub use error::Error;
 pub use finding::{Checked, Finding, Owner, Severity};
 pub use groups::{GROUP_BYTES, Groups, verify_groups};
-pub use hash::Hash;
+pub use hash::{Hash, WholeHasher};
 pub use index::Counters;
 pub use lease::Lease;
 pub use mark::Marker;

@@ -7,7 +7,7 @@ use std::thread;
 
 use crate::cid::Cid;
 use crate::error::Error;
-use crate::hash::Hash;
+use crate::hash::{Hash, WholeHasher};
 use crate::lease::Reading;
 use crate::location::Location;
 use crate::manifest::{Node, Span};
@@ -228,7 +228,7 @@ impl Object {
             // Its chunk's hash is its own, and checked.
             return sink(self.store.slice(&self.cid.hash, location)?.bytes());
         }
-        let mut hasher = blake3::Hasher::new();
+        let mut hasher = WholeHasher::default();
         let mut take = |slice: &Slice| {
             hasher.update(slice.bytes());
             sink(slice.bytes())
@@ -237,7 +237,7 @@ impl Object {
             true => self.stream_ahead(&mut take)?,
             false => self.slices(&mut |slice| take(&slice))?,
         }
-        let found: Hash = hasher.finalize().into();
+        let found = hasher.finish();
         match found == self.cid.hash {
             true => Ok(()),
             false => Err(Error::Mismatch { cid: self.cid, found }),

@@ -12,7 +12,7 @@ use crate::batch::Batch;
 use crate::chunker::MAX_BYTES as MAX_CHUNK_BYTES;
 use crate::cid::Cid;
 use crate::error::Error;
-use crate::hash::Hash;
+use crate::hash::{Hash, WholeHasher};
 use crate::location::{self, Location};
 use crate::pack::Class;
 use crate::record::{Draft, ENTRY_BYTES, FULL_MEMBERS, Flaw, HEADER_BYTES, Header, Kind, MAX_PLAIN_BYTES, Record};
@@ -209,7 +209,7 @@ impl Batch {
         // What is read must be in the index.
         self.commit_chunks()?;
         let store = Arc::clone(self.store());
-        let mut hasher = blake3::Hasher::new();
+        let mut hasher = WholeHasher::default();
         for (hash, size_bytes) in chunks {
             let missing = Error::Missing { object: *object, chunk: *hash };
             let location = store.locate(hash)?.ok_or(missing)?;
@@ -220,7 +220,7 @@ impl Batch {
             store.passed(&slice);
             hasher.update(slice.bytes());
         }
-        Ok(hasher.finalize().into())
+        Ok(hasher.finish())
     }
 }
 

@@ -17,7 +17,7 @@ use rustix::io::Errno;
 
 use crate::chunker::{self, MAX_BYTES};
 use crate::error::Error;
-use crate::hash::Hash;
+use crate::hash::{Hash, WholeHasher};
 use crate::ingest::MAX_DEPTH;
 use crate::stat_cache::{Facts, Memory};
 
@@ -252,7 +252,7 @@ impl<'a> Scan<'a> {
             self.deliver_all_but(self.parcel.filled)?;
         }
         let mut waiting = self.parcel.filled;
-        let mut whole: Option<blake3::Hasher> = None;
+        let mut whole: Option<WholeHasher> = None;
         let mut size_bytes = 0;
         let content = loop {
             if self.parcel.room() == 0 {
@@ -273,7 +273,7 @@ impl<'a> Scan<'a> {
                 self.parcel.steps.push(Step::Chunk(chunk));
             }
             match whole {
-                Some(hasher) if ended => break Content::Several(hasher.finalize().into()),
+                Some(mut hasher) if ended => break Content::Several(hasher.finish()),
                 None if ended => break Content::One(waiting - size_bytes as usize..waiting),
                 _ => {}
             }
