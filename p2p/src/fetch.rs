@@ -1,8 +1,8 @@
 //! Fetching an object, with all that belongs to it, into the store.
 //!
 //! One peer lists what it consists of (`listing.rs`). The chunks that are missing here are asked of all providers at once
-//! (`plan.rs`), a few want-lists ahead. A thread of its own checks the records that come and appends them to the store, as they
-//! are. When all chunks are there, files are put together and checked against their names, then directories from below; only
+//! (`plan.rs`), a few want-lists ahead. The records that come are unpacked and checked side by side; one thread appends them to
+//! the store, as they are, in the order in which they came. When all chunks are there, files are put together and checked against their names, then directories from below; only
 //! then anything is visible. What came of a fetch that ended early stays for the next as long as no collection takes it.
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -14,8 +14,9 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use gridfs_store::{Batch, Cid, Durability, Hash, Lease, MAX_PARCEL_BYTES, Parcel, Store};
 use libp2p::PeerId;
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc};
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
 
 use crate::ask::Request;
@@ -26,7 +27,7 @@ use crate::plan::{HEDGE, Next, Plan};
 use crate::rolling::Rolling;
 use crate::wire::{self, Done, GetChunks, MAX_WANTS, Record, Want};
 
-/// Records that wait to be checked and stored: about 4 MiB, 10 at most.
+/// Records that are checked, or wait to be stored: about 4 MiB, 10 at most, and as much unpacked.
 const MAX_WAITING: usize = 8;
 /// A peer may send more than was asked for, because records are not taken apart for little: twice as much, and its tables.
 const SLACK_BYTES: u64 = MAX_PARCEL_BYTES as u64;
@@ -94,8 +95,13 @@ impl Shared {
 
 /// What goes from those who ask to the one who stores.
 enum Arrival {
-    Record(PeerId, Vec<u8>),
-    Answered { peer: PeerId, span: usize, missing: Vec<Hash> },
+    /// A record of so many bytes, being checked.
+    Record(PeerId, usize, JoinHandle<Result<Parcel, &'static str>>),
+    Answered {
+        peer: PeerId,
+        span: usize,
+        missing: Vec<Hash>,
+    },
 }
 
 /// A fetch that is ready to begin.
@@ -241,7 +247,7 @@ impl Network {
                     let spare = shared.spare().pop().unwrap_or_default();
                     let record = request.body_into(spare, bytes, MAX_PARCEL_BYTES as u64).await?;
                     self.shared.counters.received_bytes.fetch_add(bytes, Ordering::Relaxed);
-                    Arrival::Record(peer, record)
+                    Arrival::Record(peer, record.len(), spawn_blocking(move || Parcel::open(record)))
                 }
                 None => {
                     let done: Done = frame.expect().map_err(Error::frame(peer))?;
@@ -298,9 +304,16 @@ fn store_all(
     let mut moved_bytes = 0;
     while !shared.plan().is_done() {
         match arrivals.blocking_recv() {
-            Some(Arrival::Record(peer, record)) => {
-                moved_bytes += record.len() as u64;
-                if let Err(what) = store_record(&mut batch, &shared, &listing, &mut rolling, record)? {
+            Some(Arrival::Record(peer, bytes, checking)) => {
+                moved_bytes += bytes as u64;
+                let stored = match Handle::current().block_on(checking) {
+                    Ok(Ok(parcel)) => store_parcel(&mut batch, &shared, &listing, &mut rolling, parcel)?,
+                    Ok(Err(what)) => Err(what),
+                    Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                    // The runtime ends.
+                    Err(_) => return Err(Error::Stopped),
+                };
+                if let Err(what) = stored {
                     shared.plan().blame(peer, what);
                 }
             }
@@ -332,18 +345,14 @@ fn store_all(
     Ok(Some(Fetched { size_bytes: listing.size_bytes, moved_bytes, blamed: Vec::new(), lease }))
 }
 
-/// Checks a record and stores of it what is needed. The inner error is what its sender is to be blamed for.
-fn store_record(
+/// Stores what is needed of a record. The inner error is what its sender is to be blamed for.
+fn store_parcel(
     batch: &mut Batch,
     shared: &Shared,
     listing: &Listing,
     rolling: &mut Rolling,
-    record: Vec<u8>,
+    parcel: Parcel,
 ) -> Result<Result<(), &'static str>, Error> {
-    let parcel = match Parcel::open(record) {
-        Ok(parcel) => parcel,
-        Err(what) => return Ok(Err(what)),
-    };
     let is_needed = |hash: &Hash| shared.index.contains_key(hash);
     let (mut needed_bytes, mut all_bytes) = (0, 0);
     for (hash, bytes) in parcel.chunks() {
