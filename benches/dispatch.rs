@@ -98,7 +98,7 @@ fn remember(store: &Arc<Store>, messages: &Messages, limits: &Limits) {
     let mut batch: Batch = store.batch();
     let result = batch.put_bytes(Codec::Raw, b"result").unwrap();
     let receipt = batch.put_bytes(Codec::DagCbor, b"\xa0").unwrap();
-    let memo = Memo { v: 1, size: Some(6), named: false, result, receipt, until_ms: None }.to_bytes();
+    let memo = Memo { v: 1, size: Some(6), named: false, result, receipt, time_ms: None, until_ms: None }.to_bytes();
     for number in 0..SIZES[SIZES.len() - 1] {
         batch.put_memo(messages.made(number).memo_key(limits), b"", &memo).unwrap();
         if number % BATCH == BATCH - 1 {

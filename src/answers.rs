@@ -139,7 +139,7 @@ impl Kernel {
         };
         module.check(&parms.arguments)?;
         let limits = authority.lower(self.limits(&parms.promise, &module)?);
-        let reply = self.known_to(authority, parms, &limits)?.filter(|reply| reply.immutable);
+        let reply = self.known_to(authority, &parms.memo_key(&limits))?.filter(|reply| reply.immutable);
         reply.map(|reply| self.told(*from, reply)).transpose()
     }
 

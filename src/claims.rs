@@ -309,7 +309,7 @@ fn record(call: &Call, claim: &Claim) -> Result<Reply> {
     let target = crate::resolve::object(&call.kernel, claim.receipt.result)?;
     let mut batch = store.batch();
     let receipt = batch.put_bytes(Codec::DagCbor, &claim.bytes)?;
-    let memo = Memo::of(&Reply::stored(target), receipt, false);
+    let memo = Memo::of(&Reply { time_ms: Some(claim.receipt.time_ms), ..Reply::stored(target) }, receipt, false);
     batch.put_memo(call.key, &crate::wasm::label(call), &memo.to_bytes())?;
     batch.commit(Durability::Lazy)?;
     Ok(memo.reply())

@@ -280,7 +280,7 @@ mod tests {
     #[test]
     fn memos_tell_what_they_are() {
         let cid = Cid::of(Codec::Raw, b"x");
-        let memo = Memo { v: 1, size: Some(5), named: false, result: cid, receipt: cid, until_ms: None };
+        let memo = Memo { v: 1, size: Some(5), named: false, result: cid, receipt: cid, time_ms: None, until_ms: None };
         assert!(matches!(Remembered::of(b"pin/x", b""), Remembered::Mark));
         assert!(matches!(Remembered::of(b"", &cid.to_bytes()), Remembered::Alias(found) if found == cid));
         assert!(matches!(Remembered::of(b"a/b", &memo.to_bytes()), Remembered::Result(found) if found == memo));

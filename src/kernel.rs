@@ -251,21 +251,21 @@ impl Kernel {
         self.syscalls.epoch() + self.accepted.changes()
     }
 
-    /// The reply to a call if it is remembered and still holds; nothing is run.
-    pub fn known(&self, parms: &Parms, limits: &Limits) -> Result<Option<Reply>> {
-        crate::cache::recall(&self.store, &self.names, &parms.memo_key(limits))
+    /// The reply to the call of this memo key if it is remembered and still holds; nothing is run.
+    pub fn known(&self, key: &Hash) -> Result<Option<Reply>> {
+        crate::cache::recall(&self.store, &self.names, key)
     }
 
     /// The same for a caller of this right. Others than the owner are told only what they might compute themselves: every call
     /// that went into the result must be one that they may make. A volatile result may depend on who asked, so each right has its own.
-    pub fn known_to(&self, authority: &Authority, parms: &Parms, limits: &Limits) -> Result<Option<Reply>> {
-        let reply = self.known(parms, limits)?;
+    pub fn known_to(&self, authority: &Authority, key: &Hash) -> Result<Option<Reply>> {
+        let reply = self.known(key)?;
         if *authority == Authority::Owner {
             return Ok(reply);
         }
         match reply {
             Some(reply) if reply.until_ms.is_none() && self.may_know(authority, &reply)? => Ok(Some(reply)),
-            _ => crate::cache::recall(&self.store, &self.names, &authority.flight(parms.memo_key(limits))),
+            _ => self.known(&authority.flight(*key)),
         }
     }
 
@@ -287,7 +287,7 @@ impl Kernel {
                     continue;
                 }
                 let limits = authority.lower(self.limits(&parms.promise, &module)?);
-                match self.known(&parms, &limits)? {
+                match self.known(&parms.memo_key(&limits))? {
                     Some(reply) => replies.push(reply),
                     None => return Ok(false),
                 }

@@ -98,7 +98,7 @@ pub struct Call {
 impl Call {
     /// The reply, if it is remembered, holds, and may be told to this caller.
     pub fn remembered(&self) -> Result<Option<Reply>> {
-        self.kernel.known_to(&self.caller.authority, &self.parms, &self.limits)
+        self.kernel.known_to(&self.caller.authority, &self.key)
     }
 
     /// Names the evaluation, among those under way.
@@ -118,12 +118,14 @@ pub struct Reply {
     pub immutable: bool,
     /// Until when a volatile result holds, in milliseconds since 1970.
     pub until_ms: Option<u64>,
+    /// When it was computed, in milliseconds since 1970, if that is at hand; else the receipt tells.
+    pub time_ms: Option<u64>,
 }
 
 impl Reply {
     /// What is stored, which needed no evaluation.
     pub fn stored(result: Target) -> Reply {
-        Reply { result, receipt: None, immutable: true, until_ms: None }
+        Reply { result, receipt: None, immutable: true, until_ms: None, time_ms: None }
     }
 }
 

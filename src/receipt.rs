@@ -118,6 +118,9 @@ pub struct Memo {
     pub result: Cid,
     /// The receipt.
     pub receipt: Cid,
+    /// When it was computed, as the receipt says; absent: look there.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub time_ms: Option<u64>,
     /// Until when it holds, in milliseconds since 1970; absent: for ever.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub until_ms: Option<u64>,
@@ -131,13 +134,14 @@ impl Memo {
             Target::Directory { cid } => (None, *cid),
             Target::Symlink { .. } => unreachable!("a call results in a file or a directory"),
         };
-        Memo { v: 1, size, named, result, receipt, until_ms: reply.until_ms }
+        Memo { v: 1, size, named, result, receipt, time_ms: reply.time_ms, until_ms: reply.until_ms }
     }
 
     /// The reply that it remembers.
     pub fn reply(&self) -> Reply {
         let immutable = !self.named && self.until_ms.is_none();
-        Reply { result: self.target(), receipt: Some(self.receipt), immutable, until_ms: self.until_ms }
+        let (until_ms, time_ms) = (self.until_ms, self.time_ms);
+        Reply { result: self.target(), receipt: Some(self.receipt), immutable, until_ms, time_ms }
     }
 
     /// The result as a file or directory.
@@ -213,8 +217,8 @@ mod tests {
         assert_eq!(cbor::from_slice::<Receipt>(&bytes).unwrap(), receipt);
         assert!(is_deterministic(&keys(&bytes)), "{:?}", keys(&bytes));
         let cid = receipt.result;
-        for (size, until_ms) in [(Some(5), None), (None, Some(6))] {
-            let memo = Memo { v: 1, size, named: true, result: cid, receipt: cid, until_ms };
+        for (size, time_ms, until_ms) in [(Some(5), None, None), (Some(5), Some(4), None), (None, Some(4), Some(6))] {
+            let memo = Memo { v: 1, size, named: true, result: cid, receipt: cid, time_ms, until_ms };
             assert_eq!(cbor::from_slice::<Memo>(&memo.to_bytes()).unwrap(), memo);
             assert!(is_deterministic(&keys(&memo.to_bytes())));
             assert_eq!(Memo::of(&memo.reply(), cid, true), memo);

@@ -311,7 +311,7 @@ impl Resolver {
             (Reach::Known, ..) => {
                 let authority = &self.caller.authority;
                 let limits = authority.lower(self.kernel.limits(&parms.promise, &module)?);
-                self.kernel.known_to(authority, &parms, &limits)?
+                self.kernel.known_to(authority, &parms.memo_key(&limits))?
             }
         };
         if let Some(reply) = &reply {

@@ -176,7 +176,7 @@ impl WasmModule {
         };
         let receipt = receipt.signed_by(&call.kernel.identity);
         let receipt = batch.put_bytes(Codec::DagCbor, &cbor::to_vec(&receipt))?;
-        let memo = Memo::of(&Reply { until_ms, ..Reply::stored(result) }, receipt, named);
+        let memo = Memo::of(&Reply { until_ms, time_ms: Some(now_ms), ..Reply::stored(result) }, receipt, named);
         let (key, label) = match until_ms {
             None => (call.key, label(call)),
             // It may depend on who asked. The owner's is listed, as all that is known to the owner.

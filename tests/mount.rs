@@ -5,9 +5,12 @@ mod common;
 use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt, symlink};
 use std::path::Path;
+use std::time::{Duration, UNIX_EPOCH};
 
 use common::{ARGS, ENDLESS, Node, manifest, noise};
+use gridfs::receipt::Receipt;
 use gridfs_modules::manifest::{ArgKind, Limits, Returns};
+use gridfs_store::cbor;
 
 const TEXT: &str = "call me ishmael\nsome years ago never mind how long\n";
 
@@ -116,6 +119,24 @@ fn names_follow_their_newest_binding() {
     assert_eq!(node.read("local/cas/x"), "two\n");
     assert_ne!(std::fs::read_link(node.at("local/cas/x")).unwrap(), first);
     assert_eq!(node.sh("cat mnt/local/wc/x mnt/local/sha256/x").ok().lines().count(), 2);
+}
+
+#[test]
+fn a_result_is_dated_by_its_receipt() {
+    let node = Node::mounted();
+    node.put("x", "one two\n");
+    let path = "local/wc/x";
+    let date = || std::fs::metadata(node.at(path)).unwrap().modified().unwrap();
+    assert_eq!(date(), UNIX_EPOCH + Duration::from_secs(1), "it is pending");
+    node.read(path);
+    let receipt = node.xattr(path, "receipt").unwrap();
+    let receipt = std::fs::read(node.at("local/cas").join(receipt)).unwrap();
+    let receipt: Receipt = cbor::from_slice(&receipt).unwrap();
+    let computed = UNIX_EPOCH + Duration::from_millis(receipt.time_ms);
+    assert_eq!(date(), computed);
+    node.umount();
+    node.mount();
+    assert_eq!(date(), computed, "as it is remembered");
 }
 
 #[test]

@@ -37,13 +37,12 @@ use crate::pending::outcome;
 use crate::tree::{Answer, Attr, Entry, Errno, Kind, Opened, Opening, Served, Tree};
 
 /// What is asked of the kernel, each for itself: one unknown flag would refuse them all.
-///
-/// Not `CACHE_SYMLINKS`: a symbolic link of a mutable name may point elsewhere the next time.
-const CAPABILITIES: [InitFlags; 4] = [
+const CAPABILITIES: [InitFlags; 5] = [
     InitFlags::FUSE_ASYNC_READ,
     InitFlags::FUSE_PARALLEL_DIROPS,
     InitFlags::FUSE_DO_READDIRPLUS,
     InitFlags::FUSE_READDIRPLUS_AUTO,
+    InitFlags::FUSE_CACHE_SYMLINKS,
 ];
 
 /// Reads ahead that the kernel may have under way at once; each can be a [`Answer::Later`].

@@ -149,7 +149,7 @@ pub trait Tree: Send + Sync + 'static {
         Answer::Now(self.attr(node))
     }
 
-    /// Target of a symbolic link.
+    /// Target of a symbolic link. Linux keeps it: a link that leads elsewhere is another node.
     fn readlink(&self, node: &Self::Node) -> Result<Vec<u8>, Errno>;
 
     /// Opens a directory for the user `uid`: its entries (without "." and ".."), a snapshot in the order to be shown.

@@ -185,6 +185,8 @@ fn links_lead_where_they_say() {
     ]));
     assert_eq!(fs::read_link(mounted.path("name")).unwrap().to_str(), Some("dir/file"));
     assert_eq!(fs::read_to_string(mounted.path("name")).unwrap(), "there");
+    // Looked up each time, and read once.
+    assert_eq!(mounted.fake.readlinks.load(Ordering::SeqCst), 1);
     assert_eq!(errno(fs::read(mounted.path("dangling"))), Errno::ENOENT.code());
     assert_eq!(errno(fs::read_link(mounted.path("long"))), Errno::ENAMETOOLONG.code());
 
@@ -192,6 +194,10 @@ fn links_lead_where_they_say() {
     mounted.fake.insert("dir/other", Item::file("elsewhere"));
     mounted.fake.insert("name", Item { ttl: Duration::ZERO, ..Item::symlink("dir/other") });
     assert_eq!(fs::read_to_string(mounted.path("name")).unwrap(), "elsewhere");
+    assert_eq!(fs::read_link(mounted.path("name")).unwrap().to_str(), Some("dir/other"));
+    mounted.fake.insert("name", Item { ttl: Duration::ZERO, ..Item::symlink("dir/file") });
+    assert_eq!(fs::read_link(mounted.path("name")).unwrap().to_str(), Some("dir/file"));
+    mounted.fake.insert("name", Item { ttl: Duration::ZERO, ..Item::symlink("dir/other") });
 
     let outside = tempfile::TempDir::new().unwrap();
     symlink(mounted.path("name"), outside.path().join("in")).unwrap();

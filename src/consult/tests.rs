@@ -239,7 +239,7 @@ async fn the_local_cache_is_a_module_like_any_other() {
     let mut batch = kernel.store.batch();
     let result = batch.put_bytes(Codec::Raw, b"known").unwrap();
     let receipt = batch.put_bytes(Codec::DagCbor, b"\xa0").unwrap();
-    let memo = Memo { v: 1, size: Some(5), named: true, result, receipt, until_ms: None };
+    let memo = Memo { v: 1, size: Some(5), named: true, result, receipt, time_ms: None, until_ms: None };
     batch.put_memo(parms.memo_key(&limits), b"", &memo.to_bytes()).unwrap();
     batch.put_memo(local("y").memo_key(&limits), b"", &Memo { named: false, ..memo }.to_bytes()).unwrap();
     let _kept = batch.commit(Durability::Durable).unwrap();

@@ -107,7 +107,7 @@ impl Grid {
             return Ok(reply.map(|reply| call.reply.get_or_init(|| reply).clone()));
         }
         let limits = self.kernel.limits(&call.parms.promise, &call.module)?;
-        let Some(reply) = self.kernel.known(&call.parms, &limits)? else { return Ok(None) };
+        let Some(reply) = self.kernel.known(&call.parms.memo_key(&limits))? else { return Ok(None) };
         Ok(Some(self.keep(call, reply)?))
     }
 
@@ -115,18 +115,16 @@ impl Grid {
     fn known_now(&self, promise: Cid, module: &Description, texts: &[String]) -> Result<Option<Reply>> {
         let resolver = Resolver::new(self.kernel.clone(), Authority::Owner, Reach::Known);
         let Some(parms) = crate::resolve::now(resolver.parms(promise, module, texts))? else { return Ok(None) };
-        self.kernel.known(&parms, &self.kernel.limits(&promise, module)?)
+        self.kernel.known(&parms.memo_key(&self.kernel.limits(&promise, module)?))
     }
 
     /// Dates a reply by its receipt, and keeps it with the node if it can never differ.
     fn keep(&self, call: &CallNode, reply: Reply) -> Result<(Reply, SystemTime)> {
-        let time = match reply.receipt {
-            Some(receipt) => match Receipt::read(&self.kernel.store, &receipt)? {
-                Some(receipt) => SystemTime::UNIX_EPOCH + Duration::from_millis(receipt.time_ms),
-                None => timeless(),
-            },
-            None => timeless(),
+        let time_ms = match (reply.time_ms, reply.receipt) {
+            (None, Some(receipt)) => Receipt::read(&self.kernel.store, &receipt)?.map(|receipt| receipt.time_ms),
+            (time_ms, _) => time_ms,
         };
+        let time = time_ms.map_or_else(timeless, |ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms));
         if !reply.immutable {
             return Ok((reply, time));
         }

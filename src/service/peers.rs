@@ -136,7 +136,7 @@ impl Service {
     fn receipt_of(&self, parms: &Parms) -> Result<Option<Cid>> {
         let kernel = &self.node.kernel;
         let limits = kernel.limits(&parms.promise, &*kernel.modules.get(&parms.module)?)?;
-        Ok(kernel.known(parms, &limits)?.and_then(|reply| reply.receipt))
+        Ok(kernel.known(&parms.memo_key(&limits))?.and_then(|reply| reply.receipt))
     }
 
     pub(super) fn shares(&self) -> Result<Answer> {

@@ -28,7 +28,7 @@ pub enum CborError {
 
 /// Encodes `value`. Panics if its `Serialize` implementation reports an error of its own.
 pub fn to_vec<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(256);
     ciborium::into_writer(value, &mut bytes).expect("writing to memory fails only if the type's Serialize does");
     bytes
 }

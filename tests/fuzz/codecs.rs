@@ -238,7 +238,7 @@ fn parms() -> Parms {
 
 fn memo() -> Memo {
     let (result, receipt) = (Cid::of(Codec::Raw, b"result"), Cid::of(Codec::DagCbor, b"receipt"));
-    Memo { v: 1, size: Some(6), named: true, result, receipt, until_ms: Some(7) }
+    Memo { v: 1, size: Some(6), named: true, result, receipt, time_ms: Some(8), until_ms: Some(7) }
 }
 
 fn receipt() -> Receipt {

@@ -95,16 +95,17 @@ impl Item {
     }
 }
 
-/// A node: its path, "" for the root. Also counts how many of it live.
+/// A node: its path, "" for the root, and where it leads if it is a link. Also counts how many of it live.
 #[derive(Clone)]
 pub struct Node {
     pub path: String,
+    target: Option<Arc<Vec<u8>>>,
     _life: Arc<()>,
 }
 
 impl PartialEq for Node {
     fn eq(&self, other: &Self) -> bool {
-        self.path == other.path
+        (&self.path, &self.target) == (&other.path, &other.target)
     }
 }
 
@@ -112,7 +113,7 @@ impl Eq for Node {}
 
 impl Hash for Node {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.path.hash(state);
+        (&self.path, &self.target).hash(state);
     }
 }
 
@@ -136,6 +137,7 @@ pub struct Fake {
     pub same_hint: Option<u64>,
     pub lookups: AtomicU64,
     pub attrs: AtomicU64,
+    pub readlinks: AtomicU64,
     pub opens: AtomicU64,
     pub reads: AtomicU64,
     pub last_opening: Mutex<Option<Opening>>,
@@ -158,6 +160,7 @@ impl Fake {
             same_hint: None,
             lookups: AtomicU64::new(0),
             attrs: AtomicU64::new(0),
+            readlinks: AtomicU64::new(0),
             opens: AtomicU64::new(0),
             reads: AtomicU64::new(0),
             last_opening: Mutex::new(None),
@@ -200,7 +203,8 @@ impl Fake {
     }
 
     fn entry(&self, path: String, item: &Item) -> Entry<Node> {
-        Entry { attr: attr(item), ttl: item.ttl, node: Node { path, _life: Arc::clone(&self.life) } }
+        let target = (item.kind == Kind::Symlink).then(|| Arc::clone(&item.bytes));
+        Entry { attr: attr(item), ttl: item.ttl, node: Node { path, target, _life: Arc::clone(&self.life) } }
     }
 }
 
@@ -241,7 +245,7 @@ impl Tree for Fake {
     type File = File;
 
     fn root(&self) -> Node {
-        Node { path: String::new(), _life: Arc::clone(&self.life) }
+        Node { path: String::new(), target: None, _life: Arc::clone(&self.life) }
     }
 
     fn inode_hint(&self, node: &Node) -> u64 {
@@ -292,9 +296,9 @@ impl Tree for Fake {
     }
 
     fn readlink(&self, node: &Node) -> Result<Vec<u8>, Errno> {
-        let item = self.item(&node.path).ok_or(Errno::ESTALE)?;
-        self.check(item.kind == Kind::Symlink, || format!("readlink of {:?}", node.path));
-        Ok(item.bytes.to_vec())
+        self.readlinks.fetch_add(1, Ordering::SeqCst);
+        self.check(node.target.is_some(), || format!("readlink of {:?}", node.path));
+        node.target.as_ref().map(|target| target.to_vec()).ok_or(Errno::EINVAL)
     }
 
     fn list(self: &Arc<Self>, dir: &Node, _: u32) -> Answer<Vec<(OsString, Entry<Node>)>> {
