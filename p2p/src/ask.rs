@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures::io::BufReader;
 use futures::{AsyncReadExt, AsyncWriteExt};
 use gridfs_store::Hash;
 use gridfs_store::cbor::Bytes;
@@ -19,7 +20,7 @@ use crate::wire::{
 /// A stream to a peer that carries one request, and its limits.
 pub struct Request {
     pub peer: PeerId,
-    pub stream: Stream,
+    stream: BufReader<Stream>,
     limits: Limits,
 }
 
@@ -27,7 +28,7 @@ impl Request {
     /// Opens a stream and sends the request.
     pub async fn send<H: Header>(network: &Network, peer: PeerId, header: &H) -> Result<Request, Error> {
         let stream = network.open(peer).await?;
-        let mut request = Request { peer, stream, limits: network.shared.limits };
+        let mut request = Request { peer, stream: BufReader::new(stream), limits: network.shared.limits };
         request.write(header).await?;
         Ok(request)
     }

@@ -33,8 +33,12 @@ const MAX_WAITING: usize = 4;
 const MAX_SURVEYS: usize = 2;
 /// Chunks of served objects that are remembered: 64 MiB.
 const MAX_REMEMBERED: usize = 1 << 22;
+/// Those of an object with fewer are found anew each time.
+const MIN_REMEMBERED: usize = 256;
 /// Largest piece that is written at a time, so that a slow peer is told from a stalled one.
 const PIECE_BYTES: usize = 256 << 10;
+/// Objects of a listing that are sent together, so that not every one of them wakes somebody at both ends.
+const GATHERED_FRAMES: usize = 64;
 /// Longest body that is copied to be sent with its header.
 const SMALL_BYTES: usize = 4 << 10;
 
@@ -273,25 +277,39 @@ impl Server {
     }
 
     async fn object(self: &Arc<Self>, peer: PeerId, stream: &mut Stream, cid: Cid) -> Result<(), Stop> {
-        let (frames, waiting) = mpsc::channel(MAX_WAITING);
+        let (gathered, waiting) = mpsc::channel(MAX_WAITING);
         let server = Arc::clone(self);
         let list = blocking(move || {
             server.look(peer, cid)?;
-            let mut send = |listed: Listed, body: Vec<u8>| frames.blocking_send((listed, body)).is_ok();
-            survey(&server.shared.store, cid, true, &mut send)
+            let (mut set, mut frames, mut count) = (Vec::new(), Vec::new(), 0);
+            let mut send = |listed: Listed, body: Vec<u8>| {
+                if listed.kind == Kind::File {
+                    set.extend(halves(&body));
+                }
+                assert_eq!(listed.body_bytes(), body.len() as u64, "a header tells the length of its body");
+                frames.extend(wire::encode(&listed));
+                frames.extend(body);
+                count += 1;
+                let is_full = count % GATHERED_FRAMES == 0 || frames.len() >= PIECE_BYTES;
+                !is_full || gathered.blocking_send(std::mem::take(&mut frames)).is_ok()
+            };
+            if survey(&server.shared.store, cid, true, &mut send)? {
+                // Who takes the list asks for its chunks next.
+                server.remember(cid, set);
+            }
+            frames.extend(wire::encode(&End {}));
+            // Whoever would have taken it ended with an error of its own.
+            let _ = gathered.blocking_send(frames);
+            Ok(())
         });
-        let drain = self.send_listed(stream, waiting);
-        try_join(list, drain).await?;
-        self.send(stream, &End {}, &[]).await
+        let give = self.give_frames(stream, waiting);
+        try_join(list, give).await?;
+        Ok(())
     }
 
-    async fn send_listed(
-        &self,
-        stream: &mut Stream,
-        mut waiting: mpsc::Receiver<(Listed, Vec<u8>)>,
-    ) -> Result<(), Stop> {
-        while let Some((listed, body)) = waiting.recv().await {
-            self.send(stream, &listed, &body).await?;
+    async fn give_frames(&self, stream: &mut Stream, mut waiting: mpsc::Receiver<Vec<u8>>) -> Result<(), Stop> {
+        while let Some(frames) = waiting.recv().await {
+            self.give(stream, &frames).await?;
         }
         Ok(())
     }
@@ -399,17 +417,21 @@ impl Server {
             let _permit = permit;
             let mut set = Vec::new();
             let mut add = |_: Listed, chunks: Vec<u8>| {
-                set.extend(wire::split_chunks(&chunks).map(|(hash, _)| half(&hash)));
+                set.extend(halves(&chunks));
                 true
             };
             survey(&server.shared.store, cid, false, &mut add)?;
-            set.sort_unstable();
-            set.dedup();
-            let set = Arc::new(set);
-            server.remembered().insert(cid, Arc::clone(&set));
-            Ok(set)
+            Ok(server.remember(cid, set))
         };
         blocking(survey).await
+    }
+
+    fn remember(&self, cid: Cid, mut set: Vec<u128>) -> ChunkSet {
+        set.sort_unstable();
+        set.dedup();
+        let set = Arc::new(set);
+        self.remembered().insert(cid, Arc::clone(&set));
+        set
     }
 
     fn remembered(&self) -> std::sync::MutexGuard<'_, Remembered> {
@@ -429,7 +451,11 @@ impl Server {
         let (first, rest) = body.split_at(if body.len() <= SMALL_BYTES { body.len() } else { 0 });
         frame.extend_from_slice(first);
         self.within(first.len(), to.write_all(&frame)).await?;
-        for piece in rest.chunks(PIECE_BYTES) {
+        self.give(to, rest).await
+    }
+
+    async fn give(&self, to: &mut (impl futures::AsyncWrite + Unpin), bytes: &[u8]) -> Result<(), Stop> {
+        for piece in bytes.chunks(PIECE_BYTES) {
             self.within(piece.len(), to.write_all(piece)).await?;
         }
         Ok(())
@@ -471,14 +497,22 @@ impl Remembered {
     }
 
     fn insert(&mut self, cid: Cid, set: ChunkSet) {
-        // What is found in no time need not be remembered, and an entry takes room as well.
-        self.chunks += set.len() + 1;
+        // What is found in no time need not be remembered; and what is here came from somebody who asked at the same time.
+        if set.len() < MIN_REMEMBERED || self.get(&cid).is_some() {
+            return;
+        }
+        self.chunks += set.len();
         self.sets.push((cid, set));
         while self.chunks > MAX_REMEMBERED && self.sets.len() > 1 {
             let (_, oldest) = self.sets.remove(0);
-            self.chunks -= oldest.len() + 1;
+            self.chunks -= oldest.len();
         }
     }
+}
+
+/// Of the chunks of a file, as they are listed.
+fn halves(listed: &[u8]) -> impl Iterator<Item = u128> {
+    wire::split_chunks(listed).map(|(hash, _)| half(&hash))
 }
 
 fn half(hash: &Hash) -> u128 {
@@ -513,7 +547,8 @@ fn chunks_of(object: &Object, most: usize) -> Result<Option<Vec<Chunk>>, Stop> {
 
 /// Goes through an object and all that belongs to it: directories before what is in them, each object once. The contents of
 /// directories, of records and of a small file asked for by itself are given if they are wanted.
-fn survey(store: &Arc<Store>, root: Cid, contents: bool, sink: &mut Sink<'_>) -> Result<(), Stop> {
+/// Says whether all its chunks were taken.
+fn survey(store: &Arc<Store>, root: Cid, contents: bool, sink: &mut Sink<'_>) -> Result<bool, Stop> {
     let too_large = || Stop::from(Refusal::new(Code::TooLarge, "it is too large to be listed; ask for its parts"));
     let (mut known, mut open) = (HashSet::from([root]), vec![root]);
     let (mut chunks, mut inline_bytes) = (0, 0);
@@ -525,14 +560,14 @@ fn survey(store: &Arc<Store>, root: Cid, contents: bool, sink: &mut Sink<'_>) ->
         let size = object.size_bytes();
         if cid.codec == Codec::Raw && cid == root && contents && size <= MAX_WHOLE_BYTES {
             sink(Listed { cid, kind: Kind::Record, size, count: 0 }, store.read(&cid, MAX_WHOLE_BYTES)?);
-            return Ok(());
+            return Ok(false);
         }
         if cid.codec == Codec::Raw {
             let all = chunks_of(&object, MAX_CHUNKS - chunks)?.ok_or_else(too_large)?;
             chunks += all.len();
             let listed = Listed { cid, kind: Kind::File, size, count: all.len() as u64 };
             if !sink(listed, wire::join_chunks(&all)) {
-                return Ok(());
+                return Ok(false);
             }
             continue;
         }
@@ -558,10 +593,10 @@ fn survey(store: &Arc<Store>, root: Cid, contents: bool, sink: &mut Sink<'_>) ->
             Err(error) => return Err(error.into()),
         };
         if contents && !sink(Listed { cid, kind, size, count: 0 }, store.read(&cid, MAX_INLINE_BYTES)?) {
-            return Ok(());
+            return Ok(false);
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 #[cfg(test)]
@@ -578,5 +613,20 @@ mod tests {
         load.requests = 0;
         assert!(!load.is_over(now + 4 * second), "who comes again is remembered");
         assert!(load.is_over(now + 5 * second));
+    }
+
+    #[test]
+    fn the_largest_objects_served_last_are_remembered() {
+        let mut remembered = Remembered::default();
+        let cid = |n: usize| Cid::of(Codec::Raw, &n.to_le_bytes());
+        let mut serve = |n, chunks| {
+            remembered.insert(cid(n), Arc::new(vec![0; chunks]));
+            (remembered.sets.len(), remembered.chunks)
+        };
+        assert_eq!(serve(0, MIN_REMEMBERED - 1), (0, 0), "found anew in no time");
+        let half = MAX_REMEMBERED / 2;
+        assert_eq!([serve(1, half), serve(1, half), serve(2, half)], [(1, half), (1, half), (2, 2 * half)]);
+        assert_eq!(serve(3, MIN_REMEMBERED), (2, half + MIN_REMEMBERED));
+        assert!(remembered.get(&cid(1)).is_none() && remembered.get(&cid(2)).is_some());
     }
 }
