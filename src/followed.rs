@@ -30,7 +30,7 @@ pub const FOLLOWED: Records = Records("followed/");
 /// Most nodes followed.
 const MAX_FOLLOWED: usize = 256;
 /// How long after the network's start the nodes are asked for the first time.
-const FIRST: Duration = Duration::from_secs(10);
+pub const FIRST: Duration = Duration::from_secs(10);
 /// How often they are asked from then on; up to half of it is added by chance, so that not all ask at once.
 const EVERY: Duration = Duration::from_secs(600);
 

@@ -13,6 +13,7 @@ use gridfs_p2p::{Config, Fetch, Limits, Multiaddr, Network, Part, PeerId, Protoc
 use gridfs_store::{Cid, Durability, Hash};
 use tokio::runtime::Handle;
 use tokio::sync::OnceCell;
+use tokio::task::JoinSet;
 
 use crate::answers::Answering;
 use crate::authority::Authority;
@@ -92,7 +93,7 @@ pub fn split(text: &str) -> Result<(PeerId, Multiaddr)> {
 
 /// A node's peers, as its kernel knows them.
 pub struct Peers {
-    network: OnceCell<Network>,
+    running: OnceCell<Running>,
     fetches: Arc<Flights<()>>,
     absent: Failures,
     /// Results of calls under promises that share with all. Known once the network runs.
@@ -105,11 +106,17 @@ pub struct Peers {
     pub workload: Workload,
 }
 
+/// A network, and what tells it what to announce and looks for news: all of it ends with the kernel.
+struct Running {
+    network: Network,
+    _tasks: JoinSet<()>,
+}
+
 impl Peers {
     /// No network yet; objects will be fetched by tasks on `runtime`.
     pub fn new(runtime: Handle) -> Peers {
         Peers {
-            network: OnceCell::new(),
+            running: OnceCell::new(),
             fetches: Flights::new(runtime),
             absent: Failures::default(),
             results: RwLock::default(),
@@ -143,7 +150,7 @@ impl Peers {
 
     /// The network, if it runs.
     pub fn network(&self) -> Option<&Network> {
-        self.network.get()
+        self.running.get().map(|running| &running.network)
     }
 
     /// Starts the network on the current runtime, unless it runs. With no addresses nothing listens.
@@ -170,13 +177,14 @@ impl Peers {
             kernel.peers.workload.set_limit(settings.run);
             let answers = Arc::new(Answering::new(Arc::downgrade(kernel)));
             let network = Network::start(config, kernel.store.clone(), answers).await.map_err(Error::from)?;
-            tokio::spawn(offer_all(Arc::downgrade(kernel), network.clone()));
+            let mut tasks = JoinSet::new();
+            tasks.spawn(offer_all(Arc::downgrade(kernel), network.clone()));
             let changes = kernel.names.changes();
-            tokio::spawn(published::keep_announced(Arc::downgrade(kernel), network.clone(), changes));
-            tokio::spawn(followed::keep_updated(Arc::downgrade(kernel), network.clone()));
-            Ok::<_, Error>(network)
+            tasks.spawn(published::keep_announced(Arc::downgrade(kernel), network.clone(), changes));
+            tasks.spawn(followed::keep_updated(Arc::downgrade(kernel), network.clone()));
+            Ok::<_, Error>(Running { network, _tasks: tasks })
         };
-        kernel.peers.network.get_or_try_init(|| begin).await
+        Ok(&kernel.peers.running.get_or_try_init(|| begin).await?.network)
     }
 
     /// Whether a result is one that peers may read.
@@ -351,5 +359,28 @@ impl From<gridfs_p2p::Error> for Error {
             }
             _ => Error::new(Code::Unavailable, error.to_string()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::node::Node;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn the_network_ends_with_its_kernel() {
+        let directory = tempfile::tempdir().unwrap();
+        let node = Node::open(directory.path(), &mut |_| {}).unwrap();
+        node.network().await.unwrap();
+        let store = node.kernel.store.clone();
+        drop(node);
+        let ended = async {
+            while Arc::strong_count(&store) > 1 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(followed::FIRST / 2, ended).await.expect("it does not wait to look for news");
     }
 }
