@@ -2,8 +2,9 @@
 //!
 //! One peer lists what it consists of (`listing.rs`). The chunks that are missing here are asked of all providers at once
 //! (`plan.rs`), a few want-lists ahead. The records that come are unpacked and checked side by side; one thread appends them to
-//! the store, as they are, in the order in which they came. When all chunks are there, files are put together and checked against their names, then directories from below; only
-//! then anything is visible. What came of a fetch that ended early stays for the next as long as no collection takes it.
+//! the store, as they are, in the order in which they came. When all chunks are there, files are put together and checked
+//! against their names, then directories from below; only then anything is visible. What came of a fetch that ended early stays
+//! for the next as long as no collection takes it.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::Ordering;
