@@ -49,6 +49,8 @@ fn config(seed: u8, dir: &Path, listen: Vec<Multiaddr>) -> Config {
 }
 
 fn main() -> Result<()> {
+    // As the node's own programs do.
+    gridfs_store::keep_freed_memory();
     let args: Vec<String> = std::env::args().collect();
     match args.get(1).map(String::as_str) {
         Some("provide") => provide(Path::new(&args[2]), &args[3], &args[4], &args[5]),

@@ -122,6 +122,7 @@ enum Verb {
 
 /// The binary `gridfs`; called `mount.gridfs`, what mount(8) calls for a line in fstab(5).
 pub fn gridfs() -> ExitCode {
+    gridfs_store::keep_freed_memory();
     if let Some(compiled) = compile_if_called() {
         return compiled;
     }
@@ -137,6 +138,7 @@ pub fn gridfs() -> ExitCode {
 
 /// The binary `grid`.
 pub fn grid() -> ExitCode {
+    gridfs_store::keep_freed_memory();
     if let Some(compiled) = compile_if_called() {
         return compiled;
     }

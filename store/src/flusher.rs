@@ -6,6 +6,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crate::index::Index;
+use crate::memory;
 use crate::writer::Writer;
 
 /// Periods between two flushes of the index: what a crash leaves to replay.
@@ -29,7 +30,7 @@ impl Flusher {
                 }
                 flush(&writer);
                 if period.is_multiple_of(INDEX_PERIODS) && flush_index(&index) {
-                    give_back_memory();
+                    memory::give_back();
                 }
             }
         };
@@ -64,13 +65,3 @@ fn flush_index(index: &Index) -> bool {
         false
     })
 }
-
-/// glibc keeps what a large put has freed, some hundreds of megabytes after a million chunks.
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-fn give_back_memory() {
-    // SAFETY: it may be called at any time from any thread.
-    unsafe { libc::malloc_trim(0) };
-}
-
-#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-fn give_back_memory() {}
