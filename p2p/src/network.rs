@@ -1,5 +1,6 @@
 //! The handle to a node's network: who it is, whom it knows, what it asks of them.
 
+use std::cmp::Reverse;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -241,11 +242,17 @@ impl Network {
         }
     }
 
-    /// The peers connected now.
+    /// The peers connected now: those named by the user first, then who has kept the most, so that strangers, however many have
+    /// come, are asked last.
     pub async fn connected(&self) -> Result<Vec<PeerId>, Error> {
         let (told, answer) = oneshot::channel();
         self.send(Command::Connected(told)).await?;
-        answer.await.map_err(|_| Error::Stopped)
+        let mut connected = answer.await.map_err(|_| Error::Stopped)?;
+        connected.sort_by_cached_key(|peer| {
+            let known = self.shared.peers.get(peer).unwrap_or_default();
+            (!known.named, Reverse(known.kept.saturating_sub(known.broken)))
+        });
+        Ok(connected)
     }
 
     /// Announces that this node provides these keys: hashes of objects, and memo keys of claims. Soon, and again before it expires,

@@ -60,3 +60,20 @@ async fn provider_records_survive_a_restart_and_peers_are_remembered() {
     assert_eq!(id, keeper.id());
     assert!(known.named && known.seen_ms > 0 && !known.addresses.is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_those_connected_friends_are_told_of_before_strangers() {
+    let (node, named, proven) = (Node::start().await, Node::start().await, Node::start().await);
+    let mut strangers = Vec::new();
+    for _ in 0..6 {
+        strangers.push(Node::start().await);
+        strangers.last().unwrap().meet(&node).await;
+    }
+    node.meet(&proven).await;
+    let cid = proven.put(&random(2, 10_000));
+    node.fetch(cid, &[proven.id()]).await.unwrap();
+    node.network.add_peer(named.id(), &named.addresses()).await.unwrap();
+    eventually("all are connected", || node.network.stats().connected == 8).await;
+    let connected = node.network.connected().await.unwrap();
+    assert_eq!((connected.len(), &connected[..2]), (8, &[named.id(), proven.id()][..]));
+}
